@@ -1,0 +1,55 @@
+//! The keys that a file may have, complete.
+
+pub(super) const ROOT: &[&str] =
+    &["node_id", "region", "admin_token", "listen", "mesh", "relay", "peers", "origins", "edge"];
+
+pub(super) const LISTEN: &[&str] = &[
+    "relay_addr",
+    "tcp_addr",
+    "quic_addr",
+    "admin_addr",
+    "admin_token",
+    "tls_cert_path",
+    "tls_key_path",
+];
+
+pub(super) const MESH: &[&str] = &["probe_interval_ms"];
+
+pub(super) const RELAY: &[&str] = &["default_dest", "fec_data_shards", "fec_parity_shards"];
+
+pub(super) const PEER: &[&str] =
+    &["node_id", "region", "addr", "shared_key", "next_shared_key", "max_rate_mbps"];
+
+pub(super) const EDGE: &[&str] = &["listen", "proto", "dest", "service"];
+
+/// Keys whose values are never shown.
+pub(super) const SECRETS: &[&str] = &["admin_token", "shared_key", "next_shared_key"];
+
+/// Every key but the names of `[origins]`.
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    [ROOT, LISTEN, MESH, RELAY, PEER, EDGE].into_iter().flatten().copied()
+}
+
+/// Where a key belongs that was found in a section that does not have it. A key appended to the end
+/// of a file lands in the section that happens to be last, which is easily overlooked.
+pub(super) fn place_of(name: &str) -> Option<&'static str> {
+    if name == "admin_token" {
+        Some("before the first section, or in [listen]")
+    } else if name == "node_id" || name == "region" {
+        Some("before the first section, or in [[peers]]")
+    } else if ROOT.contains(&name) {
+        Some("to the top level of the file")
+    } else if LISTEN.contains(&name) {
+        Some("in [listen]")
+    } else if MESH.contains(&name) {
+        Some("in [mesh]")
+    } else if RELAY.contains(&name) {
+        Some("in [relay]")
+    } else if PEER.contains(&name) {
+        Some("in [[peers]]")
+    } else if EDGE.contains(&name) {
+        Some("in [[edge]]")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,244 @@
+//! TOML text → validated [`Config`]. Every error names file, line, key, what was found and what is
+//! wanted.
+
+mod error;
+mod keys;
+mod notices;
+mod parse;
+mod peers;
+mod reader;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_random;
+mod text;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+pub use error::{ConfigError, ConfigErrors, MAX_ERRORS};
+pub use notices::{Notice, ServedListener};
+pub use parse::{MAX_EDGES, MAX_ORIGINS, MAX_TEXT};
+pub use peers::MAX_PEERS;
+pub use values::InvalidHostPort;
+
+use crate::ids::{NodeId, ServiceName};
+
+/// Everything that a node is told by its operator, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this PoP, unique in the mesh.
+    pub node_id: NodeId,
+    /// Free text of 1 to 64 printable characters that groups PoPs; shown in status.
+    pub region: String,
+    /// Sockets.
+    pub listen: Listen,
+    /// Probing.
+    pub mesh: Mesh,
+    /// Where bytes go and how they are protected.
+    pub relay: Relay,
+    /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names, their hashes and keys
+    /// are distinct.
+    pub peers: Vec<Peer>,
+    /// Services that this PoP may dial, at most [`MAX_ORIGINS`].
+    pub origins: BTreeMap<ServiceName, HostPort>,
+    /// Further listeners, at most [`MAX_EDGES`].
+    pub edges: Vec<Edge>,
+}
+
+impl Config {
+    /// Reads and checks a file. `file_name` only appears in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it: not UTF-8, not TOML, longer than [`MAX_TEXT`], unknown or
+    /// missing keys, values out of range, and what contradicts itself. No error holds a secret.
+    pub fn parse(file_name: &str, text: &[u8]) -> Result<Self, ConfigErrors> {
+        parse::parse(file_name, text)
+    }
+}
+
+/// `[listen]`.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// UDP address of the tunnels; `0.0.0.0:4433` if none is configured.
+    pub relay_addr: SocketAddr,
+    /// TCP clients.
+    pub tcp_addr: Option<SocketAddr>,
+    /// QUIC clients.
+    pub quic_addr: Option<SocketAddr>,
+    /// Admin HTTP API.
+    pub admin_addr: Option<SocketAddr>,
+    /// Bearer token of the admin API, 1 to 256 visible ASCII characters.
+    pub admin_token: Option<Secret>,
+    /// Certificate of the TCP and QUIC edge.
+    pub tls: Option<TlsPaths>,
+}
+
+/// `tls_cert_path` and `tls_key_path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPaths {
+    /// PEM chain.
+    pub cert: String,
+    /// PEM key.
+    pub key: String,
+}
+
+/// `[mesh]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Between two PINGs to a neighbour: 20 ms to 60 s, 500 ms if none is configured.
+    pub probe_interval: Duration,
+}
+
+/// `[relay]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Destination of `tcp_addr` and `quic_addr`: as configured, or the sole peer. Always a peer.
+    pub default_dest: Option<NodeId>,
+    /// Fixed ratio of full FEC blocks; adaptive without it.
+    pub fec: Option<FixedFec>,
+}
+
+/// `fec_data_shards` and `fec_parity_shards`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedFec {
+    /// Source symbols of a full block, 1 to 128.
+    pub data: u8,
+    /// Parity symbols of a full block, 0 to 64 and at most 4 for each source symbol; 0 switches
+    /// parity off.
+    pub parity: u8,
+}
+
+/// `[[peers]]`.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its name.
+    pub node_id: NodeId,
+    /// Its region; may be empty.
+    pub region: String,
+    /// Where to send to; without it the peer must come to us.
+    pub addr: Option<HostPort>,
+    /// The key shared with it.
+    pub shared_key: PresharedKey,
+    /// A second valid key, while keys are rotated.
+    pub next_shared_key: Option<PresharedKey>,
+    /// Cap on what is sent to it, in Mbit/s: above 0, at most 100,000.
+    pub max_rate_mbps: Option<f64>,
+}
+
+/// `[[edge]]`: a further listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What it speaks.
+    pub proto: EdgeProto,
+    /// Destination PoP, always a peer; [`Relay::default_dest`] if it is absent, which is then
+    /// present.
+    pub dest: Option<NodeId>,
+    /// Service at the destination.
+    pub service: ServiceName,
+}
+
+/// `proto` of an `[[edge]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EdgeProto {
+    /// Plain TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// QUIC.
+    Quic,
+}
+
+impl EdgeProto {
+    /// As the file has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+        }
+    }
+}
+
+/// A host name or IP address and a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// DNS name, IPv4 address, or IPv6 address without brackets.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// The address, if the host is a literal IP address and needs no resolver.
+    #[must_use]
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// 32 bytes shared by two peers. Never shown, erased on drop.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey(Zeroizing<[u8; 32]>);
+
+impl PresharedKey {
+    /// Takes the bytes as they are.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(..)")
+    }
+}
+
+/// Text that is never shown, erased on drop.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes the text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}

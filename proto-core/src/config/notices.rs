@@ -1,0 +1,223 @@
+//! What a valid configuration means, told to a person or to a shell.
+
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+
+use super::values::EXAMPLE_KEY;
+use super::{Config, EdgeProto};
+use crate::ids::{NodeId, ServiceName};
+
+/// Something that is allowed and that the operator should know. One line of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice(String);
+
+impl Notice {
+    /// The line, without a newline.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A TCP listener whose connections become flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedListener {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The PoP that its flows lead to; always a peer.
+    pub dest: NodeId,
+    /// The service there.
+    pub service: ServiceName,
+}
+
+impl Config {
+    /// The TCP listeners that are served: `tcp_addr` first, if it is plain TCP and leads somewhere,
+    /// then each `[[edge]]` of plain TCP in the order of the file. For the others there is a
+    /// notice.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<ServedListener> {
+        let default_dest = self.relay.default_dest.as_ref();
+        let tcp_addr = self.listen.tcp_addr.filter(|_| self.listen.tls.is_none());
+        let first = tcp_addr.zip(default_dest).map(|(addr, dest)| ServedListener {
+            addr,
+            dest: dest.clone(),
+            service: ServiceName::default(),
+        });
+        let plain = self.edges.iter().filter(|edge| edge.proto == EdgeProto::Tcp);
+        let others = plain.filter_map(|edge| {
+            let dest = edge.dest.as_ref().or(default_dest)?.clone();
+            Some(ServedListener { addr: edge.listen, dest, service: edge.service.clone() })
+        });
+        first.into_iter().chain(others).collect()
+    }
+
+    /// What is configured but not served, and what is dangerous; for `check` and the log at start.
+    #[must_use]
+    pub fn notices(&self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let mut tell = |text: String| notices.push(Notice(text));
+        if let Some(why) = self.tcp_addr_refusal() {
+            tell(format!("tcp_addr does not accept: {why}"));
+        }
+        if self.listen.quic_addr.is_some() {
+            tell(
+                "quic_addr does not accept: QUIC is configured but not served by this version"
+                    .to_owned(),
+            );
+        }
+        for (i, edge) in self.edges.iter().enumerate() {
+            if let Some(what) = unserved(edge.proto) {
+                tell(format!(
+                    "edge[{i}] on {} does not accept: {what} is configured but not served by \
+                     this version",
+                    edge.listen
+                ));
+            }
+        }
+        if self.origins.is_empty() && self.listeners().is_empty() {
+            tell(
+                "no [origins]: this PoP dials nothing: opens are reset with `no such service`"
+                    .to_owned(),
+            );
+        }
+        if let Some(addr) = self.listen.admin_addr
+            && !addr.ip().to_canonical().is_loopback()
+            && self.listen.admin_token.is_none()
+        {
+            tell(format!(
+                "admin_addr {addr} is not a loopback address and there is no admin_token: \
+                 whoever reaches it can read the status"
+            ));
+        }
+        for (i, peer) in self.peers.iter().enumerate() {
+            let keys = [
+                ("shared_key", Some(&peer.shared_key)),
+                ("next_shared_key", peer.next_shared_key.as_ref()),
+            ];
+            for (name, key) in keys {
+                if key.is_some_and(|key| key.expose() == EXAMPLE_KEY) {
+                    tell(format!(
+                        "peers[{i}].{name} is the key of the example file, which everybody knows: \
+                         make your own with `entrouter-mio genkey`"
+                    ));
+                }
+            }
+        }
+        notices
+    }
+
+    /// Why no connection is accepted at `tcp_addr`, if it is configured and that is so.
+    fn tcp_addr_refusal(&self) -> Option<&'static str> {
+        self.listen.tcp_addr?;
+        if self.listen.tls.is_some() {
+            Some(
+                "TLS is configured but not served by this version; \
+                 it never falls back to plain TCP",
+            )
+        } else if self.relay.default_dest.is_some() {
+            None
+        } else if self.peers.is_empty() {
+            Some("there are no peers")
+        } else {
+            Some("several peers and no relay.default_dest")
+        }
+    }
+
+    /// What the configuration says, in a few aligned lines without secrets; each ends with a
+    /// newline.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut rows: Vec<(&str, String)> = Vec::new();
+        rows.push(("node", format!("{} ({})", self.node_id, self.region)));
+        rows.push(("relay", format!("udp {}", self.listen.relay_addr)));
+        if let Some(addr) = self.listen.tcp_addr {
+            let target = match (self.tcp_addr_refusal(), &self.relay.default_dest) {
+                (None, Some(dest)) => format!("-> {dest}/{}", ServiceName::DEFAULT),
+                _ => "does not accept".to_owned(),
+            };
+            rows.push(("clients", format!("tcp {addr} {target}")));
+        }
+        if let Some(addr) = self.listen.quic_addr {
+            rows.push(("clients", format!("quic {addr} does not accept")));
+        }
+        for edge in &self.edges {
+            let target = match edge.dest.as_ref().or(self.relay.default_dest.as_ref()) {
+                Some(dest) if unserved(edge.proto).is_none() => {
+                    format!("-> {dest}/{}", edge.service)
+                }
+                _ => "does not accept".to_owned(),
+            };
+            rows.push(("clients", format!("{} {} {target}", edge.proto.as_str(), edge.listen)));
+        }
+        rows.push((
+            "admin",
+            match (self.listen.admin_addr, &self.listen.admin_token) {
+                (None, _) => "off".to_owned(),
+                (Some(addr), None) => format!("http {addr}, no token"),
+                (Some(addr), Some(_)) => format!("http {addr}, token needed"),
+            },
+        ));
+        let width = self.peers.iter().map(|peer| peer.node_id.as_str().len()).max().unwrap_or(0);
+        for peer in &self.peers {
+            let mut text = format!("{:width$}  ", peer.node_id.as_str());
+            match &peer.addr {
+                Some(addr) => text += &addr.to_string(),
+                None => text += "comes to us",
+            }
+            if !peer.region.is_empty() {
+                text += &format!(" ({})", peer.region);
+            }
+            if let Some(rate) = peer.max_rate_mbps {
+                text += &format!(", at most {rate} Mbit/s");
+            }
+            if peer.next_shared_key.is_some() {
+                text += ", key being rotated";
+            }
+            rows.push(("peers", text));
+        }
+        let width = self.origins.keys().map(|name| name.as_str().len()).max().unwrap_or(0);
+        for (name, addr) in &self.origins {
+            rows.push(("origins", format!("{:width$}  {addr}", name.as_str())));
+        }
+        for (title, is_empty) in
+            [("peers", self.peers.is_empty()), ("origins", self.origins.is_empty())]
+        {
+            if is_empty {
+                rows.push((title, "none".to_owned()));
+            }
+        }
+        rows.push((
+            "fec",
+            match self.relay.fec {
+                None => "adaptive".to_owned(),
+                Some(fec) => format!("fixed, {} data + {} parity", fec.data, fec.parity),
+            },
+        ));
+        rows.push(("probes", format!("every {} ms", self.mesh.probe_interval.as_millis())));
+
+        let mut summary = String::new();
+        let mut last = "";
+        for (title, text) in &rows {
+            let shown = if *title == last { "" } else { title };
+            // Writing to a String cannot fail.
+            let _ = writeln!(summary, "{shown:<9}{text}");
+            last = title;
+        }
+        summary
+    }
+}
+
+/// What is missing to serve that protocol.
+fn unserved(proto: EdgeProto) -> Option<&'static str> {
+    match proto {
+        EdgeProto::Tcp => None,
+        EdgeProto::Tls => Some("TLS"),
+        EdgeProto::Quic => Some("QUIC"),
+    }
+}

@@ -1,0 +1,3 @@
+//! Clients and origins. Knows flows, not tunnels.
+
+pub(crate) mod tcp;

@@ -1,0 +1,485 @@
+//! Ordered byte streams across the mesh. Knows no neighbours beyond their number, no sockets and no
+//! tunnels: what the edge is to do comes out as [`Output`], what the mesh is to carry is asked for
+//! lane by lane.
+
+mod closed;
+mod frames;
+mod ranges;
+mod receive;
+mod send;
+mod state;
+mod upkeep;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::ids::{ConnId, Incarnation, NodeHash, PeerId, ServiceName};
+use crate::status::{MemoryStatus, NodeCounters};
+use crate::wire::flow::{FlowKey, Head, ResetCode};
+
+use closed::HadIds;
+use receive::INITIAL_WINDOW;
+use state::{Conn, Flow, Role, UNREACHABLE_WAIT};
+
+/// What all flows of a node may reserve.
+const NODE_CAP: u64 = 1 << 30;
+/// What one flow may reserve in each direction.
+const FLOW_CAP: u64 = 32 << 20;
+/// Flows that linger at most.
+const MAX_LINGERING: usize = 16_384;
+/// Answers about unknown flows that wait for a neighbour at most.
+const MAX_REPLIES: usize = 1024;
+
+/// What the edge is to do. Connections are named as in [`crate::Action`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Dial the origin of that service.
+    Dial {
+        conn: ConnId,
+        service: ServiceName,
+    },
+    Write {
+        conn: ConnId,
+        data: Bytes,
+    },
+    GrantRead {
+        conn: ConnId,
+        bytes: usize,
+    },
+    Shutdown {
+        conn: ConnId,
+    },
+    Abort {
+        conn: ConnId,
+    },
+}
+
+/// A flow was not accepted: the node's memory for flows is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the memory for flows is taken")]
+pub(crate) struct NoMemory;
+
+/// An answer about a flow that is not known here.
+#[derive(Debug, Clone, Copy)]
+enum Reply {
+    Reset(ResetCode),
+    ResetAck,
+}
+
+/// What flows know of another node that they lead to or come from.
+#[derive(Debug)]
+struct Remote {
+    hop: PeerId,
+    life: Option<Incarnation>,
+    rtt: Duration,
+    down_since: Option<Instant>,
+    /// The flows were reset because it was out of reach for so long.
+    given_up: bool,
+    /// When the oldest symbol was sent that the tunnel on the way still holds.
+    held_since: Option<Instant>,
+    next_id: u64,
+    had: HadIds,
+}
+
+/// What goes to one neighbour.
+#[derive(Debug, Default)]
+struct Hop {
+    queues: [VecDeque<usize>; 3],
+    replies: VecDeque<(Head, Reply)>,
+}
+
+/// All flows that begin or end at this node.
+#[derive(Debug)]
+pub(crate) struct Flows {
+    local: NodeHash,
+    life: Incarnation,
+    flows: Slab<Flow>,
+    by_key: BTreeMap<FlowKey, usize>,
+    by_conn: BTreeMap<ConnId, usize>,
+    remotes: BTreeMap<NodeHash, Remote>,
+    hops: Vec<Hop>,
+    timers: BTreeSet<(Instant, usize)>,
+    lingering: VecDeque<(FlowKey, usize)>,
+    writers: VecDeque<usize>,
+    starved: BTreeSet<usize>,
+    outputs: VecDeque<Output>,
+    dialled: u64,
+    live: usize,
+    /// The node goes away: nothing new is served.
+    closing: bool,
+    reserved: u64,
+    cap: u64,
+    pub counters: NodeCounters,
+}
+
+impl Flows {
+    pub(crate) fn new(local: NodeHash, life: Incarnation) -> Self {
+        Self {
+            local,
+            life,
+            flows: Slab::new(),
+            by_key: BTreeMap::new(),
+            by_conn: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            hops: Vec::new(),
+            timers: BTreeSet::new(),
+            lingering: VecDeque::new(),
+            writers: VecDeque::new(),
+            starved: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            dialled: 0,
+            live: 0,
+            closing: false,
+            reserved: 0,
+            cap: NODE_CAP,
+            counters: NodeCounters::default(),
+        }
+    }
+
+    /// Makes a node known that is reached by `hop`.
+    pub(crate) fn add_remote(&mut self, now: Instant, node: NodeHash, hop: PeerId) {
+        while self.hops.len() <= hop.0 {
+            self.hops.push(Hop::default());
+        }
+        self.remotes.entry(node).or_insert(Remote {
+            hop,
+            life: None,
+            rtt: Duration::from_millis(300),
+            down_since: Some(now),
+            given_up: false,
+            held_since: None,
+            next_id: 0,
+            had: HadIds::default(),
+        });
+    }
+
+    /// Flows with that node are broken off. What must outlive them is kept: which ids were had.
+    pub(crate) fn abandon(&mut self, node: NodeHash) {
+        self.break_off(|flow| flow.remote == node);
+    }
+
+    /// What is known of the way to `node` now.
+    pub(crate) fn set_path(
+        &mut self,
+        now: Instant,
+        node: NodeHash,
+        up: bool,
+        rtt: Duration,
+        held_since: Option<Instant>,
+    ) {
+        let Some(remote) = self.remotes.get_mut(&node) else { return };
+        remote.rtt = rtt;
+        remote.held_since = held_since;
+        if up {
+            remote.down_since = None;
+            remote.given_up = false;
+            return;
+        }
+        let since = *remote.down_since.get_or_insert(now);
+        let too_long = now.saturating_duration_since(since) >= UNREACHABLE_WAIT;
+        if too_long && !remote.given_up {
+            remote.given_up = true;
+            self.give_up(now, node);
+        }
+    }
+
+    /// Resets the flows with a node that was out of reach for too long, idle ones too: its end does
+    /// the same, and whichever came first is believed.
+    fn give_up(&mut self, now: Instant, node: NodeHash) {
+        let lost: Vec<usize> = self
+            .flows
+            .iter()
+            .filter(|(_, f)| f.remote == node && f.key.is_some() && f.is_live())
+            .map(|(idx, _)| idx)
+            .collect();
+        for idx in lost {
+            self.abort_conn(idx);
+            self.reset(now, idx, ResetCode::Unreachable, 0);
+        }
+    }
+
+    /// `node` lives this life. Flows with an earlier one are broken off: never silently, and never
+    /// resumed.
+    pub(crate) fn set_remote_life(&mut self, node: NodeHash, life: Incarnation) {
+        let Some(remote) = self.remotes.get_mut(&node) else { return };
+        if remote.life == Some(life) {
+            return;
+        }
+        remote.life = Some(life);
+        remote.had = HadIds::default();
+        self.break_off(|flow| {
+            flow.remote == node
+                && flow.key.is_some_and(|key| match flow.role {
+                    Role::Ingress => key.egress_life != life.low32(),
+                    Role::Egress => key.ingress_life != life.low32(),
+                })
+        });
+    }
+
+    /// This node begins another life. What nobody has heard of yet survives.
+    pub(crate) fn set_life(&mut self, life: Incarnation) {
+        self.life = life;
+        self.break_off(|flow| flow.key.is_some());
+        for remote in self.remotes.values_mut() {
+            remote.had = HadIds::default();
+        }
+    }
+
+    fn break_off(&mut self, which: impl Fn(&Flow) -> bool) {
+        let doomed: Vec<usize> =
+            self.flows.iter().filter(|(_, flow)| which(flow)).map(|(idx, _)| idx).collect();
+        for idx in doomed {
+            self.abort_conn(idx);
+            self.remove(idx);
+        }
+    }
+
+    /// A client connected; its flow leads to `service` at `remote`.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        remote: NodeHash,
+        service: ServiceName,
+    ) -> Result<(), NoMemory> {
+        let hop = self.remotes.get(&remote).map(|r| r.hop).ok_or(NoMemory)?;
+        if self.reserved + INITIAL_WINDOW > self.cap || self.by_conn.contains_key(&conn) {
+            return Err(NoMemory);
+        }
+        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn));
+        self.counters.flows_opened += 1;
+        self.touch(now, idx);
+        Ok(())
+    }
+
+    fn insert(&mut self, flow: Flow) -> usize {
+        let conn = flow.conn_id;
+        let idx = self.flows.insert(flow);
+        self.by_conn.insert(conn, idx);
+        self.live += 1;
+        idx
+    }
+
+    /// The origin of a flow answered.
+    pub(crate) fn connected(&mut self, now: Instant, conn: ConnId) {
+        self.with_conn(now, conn, |flow| {
+            if flow.conn == Conn::Opening {
+                flow.conn = Conn::Open;
+            }
+        });
+    }
+
+    /// The origin of a flow cannot be had.
+    pub(crate) fn refuse(&mut self, now: Instant, conn: ConnId, code: ResetCode) {
+        let Some(&idx) = self.by_conn.get(&conn) else { return };
+        self.conn_gone(idx);
+        self.reset(now, idx, code, 0);
+    }
+
+    /// Bytes were read from a connection.
+    pub(crate) fn received(&mut self, now: Instant, conn: ConnId, data: &[u8]) {
+        self.with_conn(now, conn, |flow| {
+            if !flow.tx.is_finished() {
+                flow.tx.append(data);
+            }
+        });
+    }
+
+    /// A connection took bytes.
+    pub(crate) fn written(&mut self, now: Instant, conn: ConnId, bytes: usize) {
+        self.with_conn(now, conn, |flow| {
+            flow.rx.wrote(bytes);
+            if flow.rx.owes_credit() {
+                flow.owe_ack(now, true);
+            }
+        });
+    }
+
+    /// The sending half of a connection ended.
+    pub(crate) fn eof(&mut self, now: Instant, conn: ConnId) {
+        self.with_conn(now, conn, |flow| {
+            flow.eof = true;
+            flow.tx.finish();
+        });
+    }
+
+    /// A connection broke. What an origin had said before is still told to the client, as TCP would;
+    /// an origin whose client is gone is told at once.
+    pub(crate) fn conn_reset(&mut self, now: Instant, conn: ConnId) {
+        let Some(&idx) = self.by_conn.get(&conn) else { return };
+        self.conn_gone(idx);
+        let said = match self.flows.get(idx) {
+            Some(flow) if flow.role == Role::Egress => flow.tx.end(),
+            _ => 0,
+        };
+        self.reset(now, idx, ResetCode::ConnectionReset, said);
+    }
+
+    fn with_conn(&mut self, now: Instant, conn: ConnId, act: impl FnOnce(&mut Flow)) {
+        let Some(&idx) = self.by_conn.get(&conn) else { return };
+        if let Some(flow) = self.flows.get_mut(idx) {
+            act(flow);
+        }
+        self.touch(now, idx);
+    }
+
+    /// The node goes away: flows that others open here are refused from now on.
+    pub(crate) fn refuse_new(&mut self) {
+        self.closing = true;
+    }
+
+    /// Resets everything that is left.
+    pub(crate) fn reset_all(&mut self, now: Instant) {
+        let live: Vec<usize> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.is_live() && flow.reset_out.is_none())
+            .map(|(idx, _)| idx)
+            .collect();
+        for idx in live {
+            self.abort_conn(idx);
+            self.reset(now, idx, ResetCode::ShuttingDown, 0);
+        }
+    }
+
+    /// Declares a reset to the other end, which still gets our first `final_size` bytes.
+    fn reset(&mut self, now: Instant, idx: usize, code: ResetCode, final_size: u64) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        self.counters.flows_reset += 1;
+        if flow.key.is_none() {
+            // Nobody has heard of it.
+            self.remove(idx);
+            return;
+        }
+        flow.rx.discard();
+        if final_size == 0 {
+            flow.tx.discard();
+        } else {
+            flow.tx.break_off();
+        }
+        flow.declare_reset(now, code, final_size);
+        self.touch(now, idx);
+    }
+
+    fn abort_conn(&mut self, idx: usize) {
+        if let Some(flow) = self.flows.get(idx).filter(|f| !f.is_conn_over()) {
+            self.outputs.push_back(Output::Abort { conn: flow.conn_id });
+        }
+        self.conn_gone(idx);
+    }
+
+    fn conn_gone(&mut self, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx).filter(|f| f.conn != Conn::Gone) else { return };
+        self.live -= usize::from(flow.is_live());
+        flow.conn = Conn::Gone;
+        self.by_conn.remove(&flow.conn_id);
+    }
+
+    fn remove(&mut self, idx: usize) {
+        self.conn_gone(idx);
+        let Some(flow) = self.flows.try_remove(idx) else { return };
+        if let Some(key) = flow.key {
+            self.by_key.remove(&key);
+        }
+        if let Some(at) = flow.armed {
+            self.timers.remove(&(at, idx));
+        }
+        self.reserved -= flow.reserved;
+        self.starved.remove(&idx);
+        if flow.writing {
+            self.writers.retain(|other| *other != idx);
+        }
+        // The slot is used again; a stale place in a queue would be somebody else's.
+        if let Some(hop) = self.hops.get_mut(flow.hop.0) {
+            for (queue, queued) in hop.queues.iter_mut().zip(flow.queued) {
+                if queued {
+                    queue.retain(|other| *other != idx);
+                }
+            }
+        }
+    }
+
+    /// Whether [`Flows::poll_output`] may have something.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outputs.is_empty() || !self.writers.is_empty()
+    }
+
+    /// The next thing for the edge to do.
+    pub(crate) fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        while let Some(output) = self.outputs.pop_front() {
+            // The connection may have ended since it was granted.
+            let is_void = match &output {
+                Output::GrantRead { conn, .. } => self
+                    .by_conn
+                    .get(conn)
+                    .and_then(|idx| self.flows.get(*idx))
+                    .is_none_or(|flow| flow.eof),
+                _ => false,
+            };
+            if !is_void {
+                return Some(output);
+            }
+        }
+        while let Some(&idx) = self.writers.front() {
+            let Some(flow) = self.flows.get_mut(idx) else {
+                self.writers.pop_front();
+                continue;
+            };
+            let conn = flow.conn_id;
+            if let Some(data) = flow.rx.take_write().filter(|_| flow.conn == Conn::Open) {
+                return Some(Output::Write { conn, data });
+            }
+            self.writers.pop_front();
+            flow.writing = false;
+            if flow.rx.is_handed() && !flow.shutdown && flow.conn == Conn::Open {
+                flow.shutdown = true;
+                self.settle(now, idx);
+                self.schedule_ended(now, idx);
+                return Some(Output::Shutdown { conn });
+            }
+        }
+        self.feed_starved();
+        self.outputs.pop_front()
+    }
+
+    /// [`Flows::schedule`] without another turn as a writer.
+    fn schedule_ended(&mut self, now: Instant, idx: usize) {
+        if let Some(flow) = self.flows.get_mut(idx) {
+            let writing = std::mem::replace(&mut flow.writing, true);
+            self.schedule(now, idx);
+            if let Some(flow) = self.flows.get_mut(idx) {
+                flow.writing = writing;
+            }
+        }
+    }
+
+    fn feed_starved(&mut self) {
+        for _ in 0..self.starved.len() {
+            if self.reserved + INITIAL_WINDOW > self.cap / 4 * 3 {
+                return;
+            }
+            let Some(idx) = self.starved.pop_first() else { return };
+            self.grant(idx);
+        }
+    }
+
+    /// Flows that count for people.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Whether nothing is left but what lingers.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.flows.iter().all(|(_, flow)| flow.linger_until.is_some())
+    }
+
+    pub(crate) fn memory(&self) -> MemoryStatus {
+        MemoryStatus { reserved: self.reserved, cap: self.cap }
+    }
+}

@@ -1,0 +1,407 @@
+//! The sending half of a flow: bytes are kept until the other end acknowledges them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::flow::ranges::RangeSet;
+use crate::flow::receive::INITIAL_WINDOW;
+use crate::ids::Lane;
+
+/// Allocation unit of what waits to be acknowledged.
+const CHUNK: u64 = 16 * 1024;
+/// The beginning of a burst travels in the express lane.
+const EXPRESS_BYTES: u64 = 256 * 1024;
+/// Unsent bytes that are read ahead from the socket: in the beginning of a burst, and later.
+const AHEAD_EXPRESS: u64 = 64 * 1024;
+const AHEAD_BULK: u64 = 256 * 1024;
+/// Reading is granted in steps no smaller than this, unless nothing is granted at all.
+const MIN_GRANT: u64 = 16 * 1024;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct SendHalf {
+    /// The chunk at `n` holds offsets of `(first_chunk + n) * CHUNK..`.
+    chunks: VecDeque<Vec<u8>>,
+    first_chunk: u64,
+    /// All below is acknowledged.
+    acked: u64,
+    /// What is acknowledged above.
+    islands: RangeSet,
+    /// All below was sent at least once.
+    next: u64,
+    /// Sent, and to be sent again.
+    again: RangeSet,
+    /// All below was read from the socket.
+    end: u64,
+    /// All below may be read from the socket.
+    granted: u64,
+    credit: u64,
+    /// `end` is the end.
+    finished: bool,
+    /// Nothing more is read, and that is not the end: the connection broke.
+    broken: bool,
+    fin_sent: bool,
+    fin_acked: bool,
+    burst_began: u64,
+    /// When something was acknowledged last, or sent after a time without anything outstanding.
+    pub progress: Option<Instant>,
+    /// When something was sent last.
+    pub sent_at: Option<Instant>,
+}
+
+/// A piece to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub offset: u64,
+    pub len: usize,
+    pub fin: bool,
+}
+
+impl SendHalf {
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            first_chunk: 0,
+            acked: 0,
+            islands: RangeSet::default(),
+            next: 0,
+            again: RangeSet::default(),
+            end: 0,
+            granted: 0,
+            credit: INITIAL_WINDOW,
+            finished: false,
+            broken: false,
+            sent_at: None,
+            fin_sent: false,
+            fin_acked: false,
+            burst_began: 0,
+            progress: None,
+        }
+    }
+
+    /// Takes what was read from the socket.
+    pub(crate) fn append(&mut self, mut data: &[u8]) {
+        if self.acked == self.end {
+            self.burst_began = self.end;
+        }
+        if self.chunks.is_empty() {
+            self.first_chunk = self.end / CHUNK;
+        }
+        while !data.is_empty() {
+            let index = (self.end / CHUNK - self.first_chunk) as usize;
+            if index >= self.chunks.len() {
+                // The first chunk of a burst may begin in the middle.
+                let lead = (self.end % CHUNK) as usize;
+                let mut chunk = Vec::with_capacity((lead + data.len()).min(CHUNK as usize));
+                chunk.resize(lead, 0);
+                self.chunks.push_back(chunk);
+            }
+            let Some(chunk) = self.chunks.get_mut(index) else { return };
+            let n = (CHUNK as usize - chunk.len()).min(data.len());
+            let (head, rest) = data.split_at(n);
+            chunk.extend_from_slice(head);
+            self.end += n as u64;
+            data = rest;
+        }
+        self.granted = self.granted.max(self.end);
+    }
+
+    /// Everything was read.
+    pub(crate) fn finish(&mut self) {
+        self.finished = !self.broken;
+    }
+
+    /// Nothing will be read any more, but what was is not all: the other end must not take it for
+    /// that.
+    pub(crate) fn break_off(&mut self) {
+        self.broken = true;
+        if !self.fin_sent {
+            self.finished = false;
+        }
+    }
+
+    /// Whether nothing will be read any more.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished || self.broken
+    }
+
+    /// Whether everything, the end included, is acknowledged.
+    pub(crate) fn is_done(&self) -> bool {
+        self.fin_acked && self.acked == self.end
+    }
+
+    /// Whether every byte is acknowledged.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.acked == self.end
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes that are or, while the connection is read, may be held here.
+    pub(crate) fn reserved(&self) -> u64 {
+        if self.is_finished() { self.end - self.acked } else { self.granted - self.acked }
+    }
+
+    /// How many more bytes the socket may be read, so that there is always something to send; at
+    /// most `cap` bytes are held.
+    pub(crate) fn wanted_grant(&self, cap: u64) -> u64 {
+        if self.is_finished() {
+            return 0;
+        }
+        let is_express = self.next - self.burst_began.min(self.next) < EXPRESS_BYTES;
+        let ahead = if is_express { AHEAD_EXPRESS } else { AHEAD_BULK };
+        let goal = (self.next + ahead).min(self.acked + cap);
+        let grant = goal.saturating_sub(self.granted);
+        let nothing_left = self.granted == self.end;
+        if grant >= MIN_GRANT || (nothing_left && grant > 0) { grant } else { 0 }
+    }
+
+    pub(crate) fn grant(&mut self, bytes: u64) {
+        self.granted += bytes;
+    }
+
+    /// The lane that has work, if any has.
+    pub(crate) fn lane(&self) -> Option<Lane> {
+        if !self.again.is_empty() {
+            return Some(Lane::Express);
+        }
+        let new = self.next < self.end.min(self.credit);
+        let fin = self.finished && !self.fin_sent && self.next == self.end;
+        if !new && !fin {
+            return None;
+        }
+        let since = self.next - self.burst_began.min(self.next);
+        Some(if since < EXPRESS_BYTES { Lane::Express } else { Lane::Bulk })
+    }
+
+    /// Whether there is something to send but no credit for it.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.next < self.end && self.next >= self.credit
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether something sent is not acknowledged.
+    pub(crate) fn is_outstanding(&self) -> bool {
+        self.acked < self.next || (self.fin_sent && !self.fin_acked)
+    }
+
+    /// Where the next piece will begin.
+    pub(crate) fn next_offset(&self) -> u64 {
+        self.again.first().map_or(self.next, |(start, _)| start)
+    }
+
+    /// The next piece of at most `room` bytes; counts as sent.
+    pub(crate) fn take_piece(&mut self, now: Instant, room: usize) -> Option<Piece> {
+        if !self.is_outstanding() {
+            self.progress = Some(now);
+        }
+        self.sent_at = Some(now);
+        if let Some((start, end)) = self.again.first() {
+            let len = (end - start).min(room as u64);
+            let fin = self.finished && start + len == self.end;
+            self.again.remove(start, start + len);
+            if len == 0 && !fin {
+                return None;
+            }
+            return Some(Piece { offset: start, len: len as usize, fin });
+        }
+        let limit = self.end.min(self.credit);
+        let len = limit.saturating_sub(self.next).min(room as u64);
+        let offset = self.next;
+        self.next += len;
+        let fin = self.finished && self.next == self.end;
+        if len == 0 && (!fin || self.fin_sent) {
+            return None;
+        }
+        self.fin_sent |= fin;
+        Some(Piece { offset, len: len as usize, fin })
+    }
+
+    /// Appends the bytes of a piece.
+    pub(crate) fn copy(&self, piece: Piece, out: &mut Vec<u8>) {
+        let mut offset = piece.offset;
+        let end = piece.offset + piece.len as u64;
+        while offset < end {
+            let index = (offset / CHUNK).wrapping_sub(self.first_chunk) as usize;
+            let at = (offset % CHUNK) as usize;
+            let n = (end - offset).min(CHUNK - offset % CHUNK) as usize;
+            let bytes = self.chunks.get(index).and_then(|c| c.get(at..at + n));
+            let Some(bytes) = bytes else {
+                debug_assert!(false, "a piece lies between the acknowledged and the end");
+                return;
+            };
+            out.extend_from_slice(bytes);
+            offset += n as u64;
+        }
+    }
+
+    /// Takes an acknowledgement; whether it told anything new.
+    pub(crate) fn on_ack(
+        &mut self,
+        now: Instant,
+        cumulative: u64,
+        credit: u64,
+        fin: bool,
+        ranges: &[(u64, u64)],
+    ) -> bool {
+        let mut news = credit > self.credit;
+        self.credit = self.credit.max(credit);
+        // What was never sent cannot be acknowledged.
+        let cumulative = cumulative.min(self.next);
+        if cumulative > self.acked {
+            self.acked = cumulative;
+            news = true;
+        }
+        for (start, end) in ranges {
+            let (start, end) = ((*start).max(self.acked), (*end).min(self.next));
+            news |= self.islands.insert(start, end) > 0;
+        }
+        self.islands.remove(0, self.acked);
+        self.again.remove(0, self.acked);
+        for (start, end) in self.islands.iter() {
+            self.again.remove(start, end);
+        }
+        if fin && self.fin_sent && !self.fin_acked && self.acked == self.end {
+            self.fin_acked = true;
+            news = true;
+        }
+        while (self.first_chunk + 1) * CHUNK <= self.acked && self.chunks.pop_front().is_some() {
+            self.first_chunk += 1;
+        }
+        if self.acked == self.end {
+            self.chunks.clear();
+        }
+        if news {
+            self.progress = Some(now);
+        }
+        news
+    }
+
+    /// Queues what was sent and is not known to have arrived to be sent again.
+    pub(crate) fn resend_holes(&mut self) {
+        let mut at = self.acked;
+        for (start, end) in self.islands.iter() {
+            self.again.insert(at, start);
+            at = end;
+        }
+        self.again.insert(at, self.next);
+        if self.fin_sent && !self.fin_acked {
+            self.fin_sent = false;
+        }
+    }
+
+    /// Drops everything: the other end will not take it.
+    pub(crate) fn discard(&mut self) {
+        self.chunks.clear();
+        self.islands.clear();
+        self.again.clear();
+        self.end = self.next;
+        self.acked = self.next;
+        self.granted = self.next;
+        self.finished = true;
+        self.fin_sent = true;
+        self.fin_acked = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::{Piece, SendHalf};
+    use crate::flow::receive::ReceiveHalf;
+
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    /// What happens next between a sender and a receiver that lose each other's words.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append(usize),
+        Send { room: usize, arrives: bool },
+        Ack { arrives: bool },
+        Stall,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1usize..40_000).prop_map(Step::Append),
+            (1usize..5_000, any::<bool>()).prop_map(|(room, arrives)| Step::Send { room, arrives }),
+            any::<bool>().prop_map(|arrives| Step::Ack { arrives }),
+            Just(Step::Stall),
+        ]
+    }
+
+    fn arrive(rx: &mut ReceiveHalf, tx: &SendHalf, piece: Piece, out: &mut Vec<u8>) {
+        let mut bytes = Vec::new();
+        tx.copy(piece, &mut bytes);
+        rx.receive(epoch(), piece.offset, &bytes, piece.fin).expect("within the credit");
+        while let Some(bytes) = rx.take_write() {
+            rx.wrote(bytes.len());
+            out.extend_from_slice(&bytes);
+        }
+    }
+
+    fn ack(rx: &mut ReceiveHalf, tx: &mut SendHalf) {
+        let (cumulative, credit, fin, ranges) = rx.announce();
+        tx.on_ack(epoch(), cumulative, credit, fin, ranges.as_slice());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_lost_on_the_way_the_bytes_come_out_once_in_order(
+            steps in prop::collection::vec(step(), 1..120),
+        ) {
+            let (mut tx, mut rx) = (SendHalf::new(), ReceiveHalf::new());
+            let (mut sent, mut out) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Append(len) => {
+                        let data: Vec<u8> =
+                            (0..len).map(|n| ((sent.len() + n) * 31 % 251) as u8).collect();
+                        tx.append(&data);
+                        sent.extend(data);
+                    }
+                    Step::Send { room, arrives } => {
+                        if let Some(piece) = tx.take_piece(epoch(), room)
+                            && arrives
+                        {
+                            arrive(&mut rx, &tx, piece, &mut out);
+                        }
+                    }
+                    Step::Ack { arrives } => {
+                        if arrives {
+                            ack(&mut rx, &mut tx);
+                        } else {
+                            rx.announce();
+                        }
+                    }
+                    Step::Stall => tx.resend_holes(),
+                }
+            }
+            tx.finish();
+            // Then nothing is lost any more.
+            for _ in 0..10_000 {
+                if tx.is_done() {
+                    break;
+                }
+                while let Some(piece) = tx.take_piece(epoch(), 1200) {
+                    arrive(&mut rx, &tx, piece, &mut out);
+                }
+                ack(&mut rx, &mut tx);
+                tx.resend_holes();
+            }
+            prop_assert!(tx.is_done() && rx.is_complete());
+            prop_assert!(out == sent);
+        }
+    }
+}

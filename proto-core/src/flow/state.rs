@@ -1,0 +1,249 @@
+//! One flow: both halves, the connection it ends in, and how it ends.
+
+use std::time::{Duration, Instant};
+
+use crate::flow::receive::ReceiveHalf;
+use crate::flow::send::SendHalf;
+use crate::ids::{ConnId, Lane, NodeHash, PeerId, ServiceName};
+use crate::wire::flow::{self, Direction, FlowKey, Head, ResetCode};
+
+/// Acknowledgements wait so long for data to travel with.
+pub(super) const ACK_DELAY: Duration = Duration::from_millis(20);
+/// A flow whose both ends are done still answers late duplicates for as long as anything may stay in
+/// the mesh.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+/// A client waits so long for a way to its destination.
+pub(super) const ROUTE_WAIT: Duration = Duration::from_secs(10);
+/// A flow whose destination is out of reach for so long is reset.
+pub(super) const UNREACHABLE_WAIT: Duration = Duration::from_secs(30);
+/// A reset is repeated after this time, twice this, …
+const RESET_REPEAT: Duration = Duration::from_secs(1);
+/// … and given up after this.
+const RESET_GIVE_UP: Duration = Duration::from_secs(30);
+/// A connection that takes no more bytes is broken off so long after the other end reset the flow.
+const RESET_DRAIN: Duration = Duration::from_secs(10);
+/// No progress for so long, or four round trips: look for what is missing.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Which end of the flow this node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Ingress,
+    Egress,
+}
+
+/// The TCP connection of this end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Conn {
+    /// Being dialled.
+    Opening,
+    Open,
+    /// Over for us.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AckState {
+    Quiet,
+    /// Owed, to travel with data or alone at that time.
+    At(Instant),
+    /// Owed at once.
+    Now,
+}
+
+/// A reset that we declared.
+#[derive(Debug)]
+pub(super) struct ResetOut {
+    pub code: ResetCode,
+    /// Bytes of our direction that the other end is still to get.
+    pub final_size: u64,
+    pub due: bool,
+    /// The other end has heard of it.
+    pub told: bool,
+    pub repeat_at: Instant,
+    pub interval: Duration,
+    pub give_up_at: Instant,
+}
+
+/// A reset that the other end declared.
+#[derive(Debug)]
+pub(super) struct ResetIn {
+    pub final_size: u64,
+    pub give_up_at: Instant,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// `None` until the first frame leaves: only then the egress's life is certain.
+    pub key: Option<FlowKey>,
+    pub role: Role,
+    /// The node at the other end, and the neighbour on the way there.
+    pub remote: NodeHash,
+    pub hop: PeerId,
+    pub service: ServiceName,
+    pub conn_id: ConnId,
+    pub conn: Conn,
+    pub tx: SendHalf,
+    pub rx: ReceiveHalf,
+    pub created: Instant,
+    /// Ingress: the open must still be sent; it is known to have arrived.
+    pub open_due: bool,
+    pub opened: bool,
+    pub ack: AckState,
+    pub blocked_due: bool,
+    /// The connection's other side has closed its sending half; we have closed ours.
+    pub eof: bool,
+    pub shutdown: bool,
+    pub reset_out: Option<ResetOut>,
+    pub reset_in: Option<ResetIn>,
+    pub linger_until: Option<Instant>,
+    pub stall_at: Option<Instant>,
+    /// The timer that is set for this flow.
+    pub armed: Option<Instant>,
+    pub queued: [bool; 3],
+    pub deficit: i64,
+    pub writing: bool,
+    pub reserved: u64,
+}
+
+impl Flow {
+    pub(super) fn new(
+        now: Instant,
+        role: Role,
+        remote: NodeHash,
+        hop: PeerId,
+        service: ServiceName,
+        conn_id: ConnId,
+    ) -> Self {
+        Self {
+            key: None,
+            role,
+            remote,
+            hop,
+            service,
+            conn_id,
+            conn: if role == Role::Ingress { Conn::Open } else { Conn::Opening },
+            tx: SendHalf::new(),
+            rx: ReceiveHalf::new(),
+            created: now,
+            open_due: role == Role::Ingress,
+            opened: role == Role::Egress,
+            ack: AckState::Quiet,
+            blocked_due: false,
+            eof: false,
+            shutdown: false,
+            reset_out: None,
+            reset_in: None,
+            linger_until: None,
+            stall_at: None,
+            armed: None,
+            queued: [false; 3],
+            deficit: 0,
+            writing: false,
+            reserved: 0,
+        }
+    }
+
+    /// Whether it counts as a flow for people.
+    pub(super) fn is_live(&self) -> bool {
+        self.linger_until.is_none() && self.conn != Conn::Gone
+    }
+
+    /// Whether the shell has done with the connection, or will have without being told.
+    pub(super) fn is_conn_over(&self) -> bool {
+        self.conn == Conn::Gone || (self.shutdown && self.eof)
+    }
+
+    /// The head of frames that this end sends.
+    pub(super) fn head(&self, key: FlowKey) -> Head {
+        let direction = match self.role {
+            Role::Ingress => Direction::ToEgress,
+            Role::Egress => Direction::ToIngress,
+        };
+        Head { key, direction, marked: false, hops: 0 }
+    }
+
+    /// Whether this end has frames for `lane`.
+    pub(super) fn wants(&self, lane: Lane) -> bool {
+        if lane == Lane::Control {
+            return self.key.is_some()
+                && (self.ack == AckState::Now
+                    || self.blocked_due
+                    || self.reset_out.as_ref().is_some_and(|r| r.due));
+        }
+        self.data_lane() == Some(lane)
+    }
+
+    pub(super) fn data_lane(&self) -> Option<Lane> {
+        if self.linger_until.is_some() {
+            return None;
+        }
+        if self.open_due {
+            return Some(Lane::Express);
+        }
+        self.tx.lane()
+    }
+
+    /// An acknowledgement is owed, at the latest after [`ACK_DELAY`].
+    pub(super) fn owe_ack(&mut self, now: Instant, at_once: bool) {
+        if at_once {
+            self.ack = AckState::Now;
+        } else if self.ack == AckState::Quiet {
+            self.ack = AckState::At(now + ACK_DELAY);
+        }
+    }
+
+    pub(super) fn declare_reset(&mut self, now: Instant, code: ResetCode, final_size: u64) {
+        self.reset_out = Some(ResetOut {
+            code,
+            final_size,
+            due: true,
+            told: false,
+            repeat_at: now + RESET_REPEAT,
+            interval: RESET_REPEAT,
+            give_up_at: now + RESET_GIVE_UP,
+        });
+    }
+
+    pub(super) fn accept_reset(&mut self, now: Instant, final_size: u64) {
+        if self.reset_in.is_none() {
+            self.reset_in = Some(ResetIn { final_size, give_up_at: now + RESET_DRAIN });
+        }
+    }
+
+    /// After how long without progress something is to be done.
+    pub(super) fn stall_after(rtt: Duration) -> Duration {
+        STALL.max(rtt * 4)
+    }
+
+    /// Whether something is expected from the other end.
+    pub(super) fn awaits_other_end(&self) -> bool {
+        self.linger_until.is_none()
+            && (self.tx.is_outstanding()
+                || self.tx.is_blocked()
+                || self.key.is_none()
+                || (self.role == Role::Ingress && !self.opened))
+    }
+
+    /// When this flow wants to be looked at.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let ack = match self.ack {
+            AckState::At(at) => Some(at),
+            AckState::Quiet | AckState::Now => None,
+        };
+        let reset_out =
+            self.reset_out.as_ref().map(|r| if r.told { r.give_up_at } else { r.repeat_at });
+        let reset_in = self.reset_in.as_ref().map(|r| r.give_up_at);
+        let all = [ack, reset_out, reset_in, self.linger_until, self.stall_at];
+        all.into_iter().flatten().min()
+    }
+
+    /// Appends the acknowledgement that is owed.
+    pub(super) fn put_ack(&mut self, key: FlowKey, out: &mut Vec<u8>) {
+        let head = self.head(key);
+        let (cumulative, credit, fin, ranges) = self.rx.announce();
+        flow::put_ack(out, &head, cumulative, credit, fin, &ranges);
+        self.ack = AckState::Quiet;
+    }
+}

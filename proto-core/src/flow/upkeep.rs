@@ -1,0 +1,202 @@
+//! What follows from a change of a flow: grants, queues, timers, the end.
+
+use std::time::{Duration, Instant};
+
+use crate::flow::state::{AckState, Conn, Flow, LINGER, ROUTE_WAIT};
+use crate::flow::{FLOW_CAP, Flows, MAX_LINGERING, Output};
+use crate::ids::Lane;
+use crate::wire::flow::{FlowKey, ResetCode};
+
+impl Flows {
+    /// Brings everything that depends on a flow's state up to date.
+    pub(super) fn touch(&mut self, now: Instant, idx: usize) {
+        self.grant(idx);
+        self.settle(now, idx);
+        self.schedule(now, idx);
+    }
+
+    /// Lets the connection be read as far as there is use and memory for it.
+    pub(super) fn grant(&mut self, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        let reading = flow.conn == Conn::Open && flow.reset_in.is_none();
+        let wanted = if reading { flow.tx.wanted_grant(FLOW_CAP) } else { 0 };
+        let window = if flow.is_live() { flow.rx.window() } else { 0 };
+        let holds = window + flow.tx.reserved();
+        self.reserved = self.reserved - flow.reserved + holds;
+        flow.reserved = holds;
+        if wanted == 0 {
+            return;
+        }
+        if self.reserved + wanted > self.cap / 4 * 3 {
+            self.starved.insert(idx);
+            return;
+        }
+        flow.tx.grant(wanted);
+        self.reserved += wanted;
+        flow.reserved += wanted;
+        let conn = flow.conn_id;
+        self.outputs.push_back(Output::GrantRead { conn, bytes: wanted as usize });
+    }
+
+    /// Ends what has come to its end.
+    pub(super) fn settle(&mut self, now: Instant, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        if let Some(reset) = &flow.reset_in {
+            let told = flow.rx.written() >= reset.final_size;
+            if told || flow.conn == Conn::Gone || now >= reset.give_up_at {
+                self.abort_conn(idx);
+                self.remove(idx);
+                return;
+            }
+        }
+        if flow.linger_until.is_none()
+            && flow.conn == Conn::Open
+            && flow.reset_out.is_none()
+            && flow.tx.is_done()
+            && flow.rx.is_written()
+            && flow.shutdown
+        {
+            flow.owe_ack(now, false);
+            let key = flow.key;
+            self.conn_gone(idx);
+            self.linger(now, idx, key);
+        }
+    }
+
+    fn linger(&mut self, now: Instant, idx: usize, key: Option<FlowKey>) {
+        let Some(key) = key else { return self.remove(idx) };
+        if self.lingering.len() >= MAX_LINGERING
+            && let Some((old_key, old)) = self.lingering.pop_front()
+            && self.flows.get(old).is_some_and(|f| f.key == Some(old_key))
+        {
+            self.remove(old);
+        }
+        self.lingering.push_back((key, idx));
+        if let Some(flow) = self.flows.get_mut(idx) {
+            flow.rx.discard();
+            flow.linger_until = Some(now + LINGER);
+        }
+        self.grant(idx);
+    }
+
+    /// Puts the flow where it will be found: queues of lanes, writers, timers.
+    pub(super) fn schedule(&mut self, now: Instant, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        if flow.conn == Conn::Open && !flow.writing && flow.reset_out.is_none() {
+            flow.writing = true;
+            self.writers.push_back(idx);
+        }
+        if let Some(hop) = self.hops.get_mut(flow.hop.0) {
+            for (lane, (queue, queued)) in
+                Lane::ALL.into_iter().zip(hop.queues.iter_mut().zip(0usize..))
+            {
+                if flow.wants(lane)
+                    && let Some(flag) = flow.queued.get_mut(queued).filter(|q| !**q)
+                {
+                    *flag = true;
+                    queue.push_back(idx);
+                }
+            }
+        }
+        if flow.stall_at.is_none() && flow.awaits_other_end() {
+            let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
+            flow.stall_at = Some(now + Flow::stall_after(rtt));
+        }
+        let deadline = flow.deadline();
+        if deadline != flow.armed {
+            if let Some(at) = flow.armed {
+                self.timers.remove(&(at, idx));
+            }
+            if let Some(at) = deadline {
+                self.timers.insert((at, idx));
+            }
+            flow.armed = deadline;
+        }
+    }
+
+    /// When [`Flows::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Time passed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, idx)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(flow) = self.flows.get_mut(idx) {
+                flow.armed = None;
+            }
+            self.on_timer(now, idx);
+        }
+        while let Some((key, idx)) = self.lingering.front().copied() {
+            if self.flows.get(idx).is_some_and(|f| f.key == Some(key)) {
+                break;
+            }
+            self.lingering.pop_front();
+        }
+    }
+
+    fn on_timer(&mut self, now: Instant, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        if flow.linger_until.is_some_and(|at| at <= now) {
+            self.remove(idx);
+            return;
+        }
+        if matches!(flow.ack, AckState::At(at) if at <= now) {
+            flow.ack = AckState::Now;
+        }
+        if flow.reset_out.as_ref().is_some_and(|r| r.give_up_at <= now) {
+            self.remove(idx);
+            return;
+        }
+        if let Some(reset) = flow.reset_out.as_mut().filter(|r| !r.told && r.repeat_at <= now) {
+            reset.due = true;
+            reset.interval *= 2;
+            reset.repeat_at = now + reset.interval;
+        }
+        if flow.stall_at.is_some_and(|at| at <= now) {
+            flow.stall_at = None;
+            self.on_stall(now, idx);
+        }
+        self.touch(now, idx);
+    }
+
+    /// Nothing may have moved for a while: find out, and repair end to end what no hop holds any
+    /// more.
+    fn on_stall(&mut self, now: Instant, idx: usize) {
+        let Some(flow) = self.flows.get_mut(idx) else { return };
+        let Some(remote) = self.remotes.get(&flow.remote) else { return };
+        if flow.key.is_none() {
+            if now.saturating_duration_since(flow.created) >= ROUTE_WAIT {
+                tracing::debug!(conn = ?flow.conn_id, "no way to the destination");
+                self.abort_conn(idx);
+                self.reset(now, idx, ResetCode::Unreachable, 0);
+            }
+            return;
+        }
+        if remote.down_since.is_some() {
+            return;
+        }
+        let quiet_since = flow.tx.progress.unwrap_or(flow.created);
+        let quiet = now.saturating_duration_since(quiet_since);
+        if quiet < Flow::stall_after(remote.rtt) {
+            return;
+        }
+        // What the next hop has not acknowledged yet is its tunnel's to repair.
+        let sent_at = flow.tx.sent_at.unwrap_or(flow.created);
+        if remote.held_since.is_some_and(|held| held <= sent_at) {
+            return;
+        }
+        if flow.tx.is_outstanding() {
+            flow.tx.resend_holes();
+            flow.tx.progress = Some(now);
+        } else if flow.tx.is_blocked() {
+            flow.blocked_due = true;
+        } else if !flow.opened {
+            flow.open_due = true;
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! `Node`: routes inputs to rooms and drains rooms. No protocol logic.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Peer};
+use crate::edge::tcp::{Listener, TcpEdge};
+use crate::fec::Codec;
+use crate::flow::Flows;
+use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId, SocketId};
+use crate::io::{Action, Ecn, TcpEvent, TimerReason, Transmit};
+use crate::rng::Rng;
+use crate::routing::{Collision, Routes};
+use crate::status::{LatencyStatus, PathStatus, Status};
+use crate::tunnel::cookie::CookieJar;
+use crate::tunnel::{Lives, MAX_SHARD, Shared, Sink, Source, Tunnel, TunnelEvent};
+use crate::wire::packet::{KeyId, Packet};
+
+/// How long draining waits for flows to finish by themselves.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long it then waits for the other ends to hear of the resets.
+const DRAIN_RESETS: Duration = Duration::from_secs(1);
+/// How long the goodbyes may take.
+const DRAIN_CLOSE: Duration = Duration::from_millis(500);
+
+/// Why a node cannot be what a configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Two nodes have the same hash on the wire, or a destination is no neighbour.
+    #[error("{0}")]
+    Routing(String),
+    /// Something changed that a running node cannot change.
+    #[error("{0} cannot change while the node runs: restart it")]
+    NeedsRestart(&'static str),
+}
+
+/// How far draining has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drain {
+    /// Flows may finish until then.
+    Finishing(Instant),
+    /// The rest were reset; the other ends may hear of it until then.
+    Resetting(Instant),
+    /// The peers are being told goodbye, those that can be.
+    Closing(Instant),
+    Done,
+}
+
+/// One PoP without sockets, clocks and randomness of its own: time, datagrams and TCP events go in,
+/// datagrams and [`Action`]s come out. See the [crate docs](crate) for a loop that drives it.
+///
+/// Any order of calls is legal, and nothing is lost by draining late. The same configuration, seed and
+/// inputs give the same outputs.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    shared: Shared,
+    /// By [`PeerId`]. One whose peer was taken out of the configuration is parked.
+    tunnels: Vec<Tunnel>,
+    by_key: BTreeMap<KeyId, (PeerId, usize)>,
+    routes: Routes,
+    flows: Flows,
+    edge: TcpEdge,
+    actions: VecDeque<Action>,
+    /// The latest time that was told.
+    now: Instant,
+    drain: Option<Drain>,
+    /// The tunnel that may send first, so that none starves the others.
+    turn: usize,
+    stray: u64,
+}
+
+impl Node {
+    /// Makes a node at the time `now`, which is `unix_now` after the Unix epoch. `seed` must be
+    /// fresh randomness: a seed is never used twice.
+    ///
+    /// # Errors
+    /// [`NodeError::Routing`] if two configured nodes have the same hash, or a destination is no peer.
+    pub fn new(
+        config: Config,
+        seed: [u8; 32],
+        now: Instant,
+        unix_now: Duration,
+    ) -> Result<Self, NodeError> {
+        let mut rng = Rng::new(seed);
+        let millis = u64::try_from(unix_now.as_millis()).unwrap_or(u64::MAX);
+        let life = millis.min(u64::MAX >> 21) << 20 | u64::from(rng.next_u32() >> 12);
+        let incarnation = Incarnation(life.max(1));
+        let cookies = CookieJar::new(now, &mut rng);
+        let mut node = Self {
+            shared: Shared {
+                rng,
+                codec: Codec::new(MAX_SHARD),
+                indices: BTreeMap::new(),
+                cookies,
+                incarnation,
+                started: now,
+                unix_start: unix_now,
+            },
+            tunnels: Vec::new(),
+            by_key: BTreeMap::new(),
+            routes: routes(&config, PeerId)?,
+            flows: Flows::new(config.node_id.hash32(), incarnation),
+            edge: TcpEdge::new(&config),
+            actions: VecDeque::new(),
+            now,
+            drain: None,
+            turn: 0,
+            stray: 0,
+            config: config.clone(),
+        };
+        for peer in &config.peers {
+            node.add_peer(now, peer);
+        }
+        node.index_keys();
+        Ok(node)
+    }
+
+    fn add_peer(&mut self, now: Instant, peer: &Peer) {
+        let id = PeerId(self.tunnels.len());
+        self.tunnels.push(Tunnel::new(now, id, &self.config, peer));
+        self.flows.add_remote(now, peer.node_id.hash32(), id);
+    }
+
+    fn index_keys(&mut self) {
+        self.by_key.clear();
+        for (at, tunnel) in self.tunnels.iter().enumerate() {
+            for (n, keys) in tunnel.keys().iter().enumerate() {
+                self.by_key.insert(keys.key_id_in, (PeerId(at), n));
+            }
+        }
+    }
+
+    /// The TCP listeners to open; each is named by its place here.
+    #[must_use]
+    pub fn listeners(&self) -> &[Listener] {
+        self.edge.listeners()
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Datagrams from `remote`: `bytes` holds one or, as offloads deliver them, several of
+    /// `segment_size` bytes of which the last may be shorter. They are opened in place; the contents
+    /// of `bytes` are undefined afterwards.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        _socket: SocketId,
+        remote: SocketAddr,
+        ecn: Option<Ecn>,
+        segment_size: usize,
+        bytes: &mut [u8],
+    ) {
+        self.tick(now);
+        let ce = ecn == Some(Ecn::Ce);
+        for datagram in bytes.chunks_mut(segment_size.max(1)) {
+            let peer = self.dispatch(now, remote, ce, datagram);
+            match peer {
+                Some(peer) => self.after(now, peer),
+                None => self.stray += 1,
+            }
+        }
+    }
+
+    /// The peer that the datagram is from; `None` if it proved to be from none.
+    fn dispatch(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        ce: bool,
+        datagram: &mut [u8],
+    ) -> Option<PeerId> {
+        let packet = Packet::parse(datagram).ok()?;
+        if let Packet::Data(header) = packet {
+            let peer = *self.shared.indices.get(&header.receiver)?;
+            let tunnel = self.tunnels.get_mut(peer.0)?;
+            let node = tunnel.remote_id().hash32();
+            let mut sink = FlowSink { flows: &mut self.flows, peer, node };
+            let from = (remote, ce);
+            return tunnel
+                .handle_data(now, &mut self.shared, header, datagram, from, &mut sink)
+                .then_some(peer);
+        }
+        let (peer, key) = match &packet {
+            Packet::Initiation(i) => *self.by_key.get(&i.key_id)?,
+            Packet::Response(r) => (*self.shared.indices.get(&r.receiver)?, 0),
+            Packet::Reject(r) => (*self.shared.indices.get(&r.receiver)?, 0),
+            Packet::Cookie(c) => (*self.shared.indices.get(&c.receiver)?, 0),
+            Packet::Data(_) => return None,
+        };
+        let tunnel = self.tunnels.get_mut(peer.0)?;
+        let shared = &mut self.shared;
+        let authentic = match &packet {
+            Packet::Initiation(i) => tunnel.handle_initiation(now, shared, key, i, remote),
+            Packet::Response(r) => tunnel.handle_response(now, shared, r, remote),
+            Packet::Reject(r) => tunnel.handle_reject(now, shared, r),
+            Packet::Cookie(c) => tunnel.handle_cookie(now, c),
+            Packet::Data(_) => false,
+        };
+        authentic.then_some(peer)
+    }
+
+    /// Something happened to a TCP connection or listener.
+    pub fn handle_tcp(&mut self, now: Instant, event: TcpEvent<'_>) {
+        self.tick(now);
+        if let Some(action) = self.edge.handle(now, event, &mut self.flows) {
+            self.actions.push_back(action);
+        }
+    }
+
+    /// The answer to [`Action::Resolve`]; empty if the name could not be resolved.
+    pub fn handle_resolved(&mut self, now: Instant, peer: PeerId, addrs: &[SocketAddr]) {
+        self.tick(now);
+        if let Some(tunnel) = self.tunnels.get_mut(peer.0) {
+            tunnel.handle_resolved(now, addrs);
+        }
+    }
+
+    /// Time passed. Does nothing if nothing is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.tick(now);
+        for at in 0..self.tunnels.len() {
+            if let Some(tunnel) = self.tunnels.get_mut(at) {
+                tunnel.handle_timeout(now, &mut self.shared);
+            }
+            self.after(now, PeerId(at));
+        }
+        self.flows.handle_timeout(now);
+        self.advance_drain(now);
+    }
+
+    /// Takes another configuration: peers, their keys and addresses, origins, destinations of
+    /// listeners. On an error everything stays as it was.
+    ///
+    /// # Errors
+    /// As for [`Node::new`]; [`NodeError::NeedsRestart`] for a change of `node_id`.
+    pub fn reconfigure(&mut self, now: Instant, config: Config) -> Result<(), NodeError> {
+        if config.node_id != self.config.node_id {
+            return Err(NodeError::NeedsRestart("node_id"));
+        }
+        self.tick(now);
+        // A peer keeps its number; a new one gets the next.
+        let known = |id: &NodeId| self.tunnels.iter().position(|t| t.remote_id() == id);
+        let mut next = self.tunnels.len();
+        let ids: Vec<PeerId> = config
+            .peers
+            .iter()
+            .map(|peer| {
+                PeerId(known(&peer.node_id).unwrap_or_else(|| {
+                    next += 1;
+                    next - 1
+                }))
+            })
+            .collect();
+        self.routes = routes(&config, |at| ids.get(at).copied().unwrap_or(PeerId(at)))?;
+        self.edge.reconfigure(&config);
+        for tunnel in &mut self.tunnels {
+            if config.peers.iter().all(|p| p.node_id != *tunnel.remote_id()) {
+                tunnel.park(now, &mut self.shared);
+                self.flows.abandon(tunnel.remote_id().hash32());
+            }
+        }
+        self.config = config;
+        for (at, peer) in self.config.peers.clone().iter().enumerate() {
+            match ids.get(at).and_then(|id| self.tunnels.get_mut(id.0)) {
+                Some(tunnel) => tunnel.reconfigure(&self.config, peer),
+                None => self.add_peer(now, peer),
+            }
+        }
+        self.index_keys();
+        Ok(())
+    }
+
+    /// Begins to end: no more clients, flows finish or are reset after 10 s, peers are told.
+    /// [`Action::Drained`] says when it is over.
+    pub fn drain(&mut self, now: Instant) {
+        self.tick(now);
+        if self.drain.is_none() {
+            self.drain = Some(Drain::Finishing(now + DRAIN_LIMIT));
+            self.edge.stop();
+            self.flows.refuse_new();
+            self.actions.push_back(Action::StopAccepting);
+        }
+        self.advance_drain(now);
+    }
+
+    fn advance_drain(&mut self, now: Instant) {
+        match self.drain {
+            Some(Drain::Finishing(until)) if self.flows.live() == 0 || now >= until => {
+                self.flows.reset_all(now);
+                self.drain = Some(Drain::Resetting(now + DRAIN_RESETS));
+                self.advance_drain(now);
+            }
+            Some(Drain::Resetting(until)) if self.is_told() || now >= until => {
+                self.tunnels.iter_mut().for_each(Tunnel::close);
+                self.drain = Some(Drain::Closing(now + DRAIN_CLOSE));
+            }
+            Some(Drain::Closing(until))
+                if now >= until || self.tunnels.iter().all(Tunnel::is_closed) =>
+            {
+                self.drain = Some(Drain::Done);
+                self.actions.push_back(Action::Drained);
+            }
+            _ => {}
+        }
+    }
+
+    fn is_told(&self) -> bool {
+        self.flows.is_quiet() && !self.tunnels.iter().any(|t| t.is_up(self.now) && t.has_unacked())
+    }
+
+    /// Appends datagrams to `buf` and tells what they are: at most `max_segments`, all of one size but
+    /// for the last. `None`: nothing may be sent now. Ask again until then; anything given in between
+    /// may make more.
+    #[must_use]
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max_segments: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        self.tick(now);
+        let count = self.tunnels.len();
+        for step in 0..count {
+            let at = (self.turn + step) % count;
+            let Some(tunnel) = self.tunnels.get_mut(at) else { continue };
+            let mut source = FlowSource { flows: &mut self.flows, peer: PeerId(at) };
+            let batch = tunnel.poll_transmit(now, &mut self.shared, max_segments, &mut source, buf);
+            if let Some(batch) = batch {
+                self.turn = at + 1;
+                return Some(Transmit {
+                    socket: SocketId::default(),
+                    remote: batch.remote,
+                    ecn: None,
+                    len: batch.len,
+                    segment_size: batch.segment_size,
+                });
+            }
+        }
+        self.advance_drain(now);
+        None
+    }
+
+    /// The next thing for the shell to do. Ask until `None`; anything given to the node may make more.
+    #[must_use]
+    pub fn poll_action(&mut self) -> Option<Action> {
+        loop {
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
+            }
+            let output = self.flows.poll_output(self.now)?;
+            if let Some(action) = self.edge.translate(self.now, output, &mut self.flows) {
+                return Some(action);
+            }
+        }
+    }
+
+    /// When [`Node::handle_timeout`] is to be called, and why; may lie in the past. If output is
+    /// waiting it is due at once. Changes with anything that is given to or taken from the node.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerReason)> {
+        if !self.actions.is_empty() || self.flows.has_output() {
+            return Some((self.now, TimerReason::Output));
+        }
+        let mut next = self.flows.poll_timeout().map(|at| (at, TimerReason::Flow));
+        let drain = match self.drain {
+            Some(Drain::Finishing(until) | Drain::Resetting(until) | Drain::Closing(until)) => {
+                Some(until)
+            }
+            _ => None,
+        };
+        let tunnels = self.tunnels.iter().enumerate().filter_map(|(at, tunnel)| {
+            let wants = Lane::ALL.map(|lane| self.flows.has(PeerId(at), lane));
+            tunnel.poll_timeout(wants)
+        });
+        for timer in tunnels.chain(drain.map(|at| (at, TimerReason::Drain))) {
+            if next.is_none_or(|(at, _)| timer.0 < at) {
+                next = Some(timer);
+            }
+        }
+        next
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Carries what a tunnel has to tell to the other rooms.
+    fn after(&mut self, now: Instant, peer: PeerId) {
+        while let Some(tunnel) = self.tunnels.get_mut(peer.0) {
+            let node = tunnel.remote_id().hash32();
+            let Some(event) = tunnel.poll_event() else {
+                let (up, rtt, held) = (tunnel.is_up(now), tunnel.rtt(), tunnel.held_since());
+                self.flows.set_path(now, node, up, rtt, held);
+                return;
+            };
+            match event {
+                TunnelEvent::Up { lives, fresh } => {
+                    if fresh {
+                        tracing::info!(peer = %tunnel.remote_id(), "tunnel up");
+                    }
+                    self.flows.set_remote_life(node, lives.remote);
+                }
+                TunnelEvent::Closed => {
+                    tracing::info!(peer = %tunnel.remote_id(), "peer went away");
+                }
+                TunnelEvent::Outlived { seen } => self.outlive(now, seen),
+                TunnelEvent::Resolve => {
+                    let id = tunnel.remote_id();
+                    let peer_config = self.config.peers.iter().find(|p| p.node_id == *id);
+                    if let Some(target) = peer_config.and_then(|p| p.addr.clone()) {
+                        self.actions.push_back(Action::Resolve { peer, target });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A peer remembers a later life of this node than this one: the clock was set back. Begin a life
+    /// above it, which nothing of the earlier ones can be mistaken for.
+    fn outlive(&mut self, now: Instant, seen: Incarnation) {
+        if seen < self.shared.incarnation {
+            return;
+        }
+        self.shared.incarnation = Incarnation(seen.0.saturating_add(1));
+        tracing::warn!(
+            "the clock is behind that of an earlier run of this node; going on above it"
+        );
+        self.flows.set_life(self.shared.incarnation);
+        for tunnel in &mut self.tunnels {
+            tunnel.reset_sessions(now, &mut self.shared);
+        }
+    }
+
+    /// A snapshot for people.
+    #[must_use]
+    pub fn status(&self, now: Instant) -> Status {
+        let local = self.config.node_id.to_string();
+        let peers: Vec<_> =
+            self.tunnels.iter().filter(|t| !t.is_parked()).map(|t| t.status(now)).collect();
+        let up = || peers.iter().filter(|p| p.up);
+        let mut counters = self.flows.counters;
+        counters.stray_datagrams = self.stray;
+        Status {
+            region: self.config.region.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: now.saturating_duration_since(self.shared.started).as_secs(),
+            draining: self.drain.is_some(),
+            peers_up: up().count(),
+            tcp_flows: self.flows.live(),
+            quic_flows: 0,
+            flow_memory: self.flows.memory(),
+            paths: up()
+                .map(|p| PathStatus {
+                    to: p.node_id.clone(),
+                    via: vec![local.clone(), p.node_id.clone()],
+                    cost_us: p.rtt_us.unwrap_or(0) / 2,
+                })
+                .collect(),
+            latencies: up()
+                .filter_map(|p| {
+                    let (from, to) = (local.clone(), p.node_id.clone());
+                    p.rtt_us.map(|rtt_us| LatencyStatus { from, to, rtt_us })
+                })
+                .collect(),
+            node_id: local,
+            peers,
+            counters,
+        }
+    }
+}
+
+fn routes(config: &Config, id: impl Fn(usize) -> PeerId) -> Result<Routes, NodeError> {
+    let mut routes = Routes::default();
+    let failed = |e: &dyn std::fmt::Display| NodeError::Routing(e.to_string());
+    let own = &config.node_id;
+    for (at, peer) in config.peers.iter().enumerate() {
+        if peer.node_id.hash32() == own.hash32() {
+            return Err(failed(&Collision(own.clone(), peer.node_id.clone())));
+        }
+        routes.add(id(at), &peer.node_id).map_err(|e| failed(&e))?;
+    }
+    let default = config.relay.default_dest.iter();
+    for dest in default.chain(config.edges.iter().filter_map(|e| e.dest.as_ref())) {
+        routes.to(dest).map_err(|e| failed(&e))?;
+    }
+    Ok(routes)
+}
+
+struct FlowSink<'a> {
+    flows: &'a mut Flows,
+    peer: PeerId,
+    node: NodeHash,
+}
+
+impl Sink for FlowSink<'_> {
+    fn lives(&mut self, lives: Lives) {
+        self.flows.set_remote_life(self.node, lives.remote);
+    }
+
+    fn symbol(&mut self, now: Instant, content: &[u8]) {
+        if self.flows.handle_symbol(now, self.peer, content).is_err() {
+            tracing::trace!(peer = self.peer.0, "malformed flow frames");
+        }
+    }
+}
+
+struct FlowSource<'a> {
+    flows: &'a mut Flows,
+    peer: PeerId,
+}
+
+impl Source for FlowSource<'_> {
+    fn has(&self, lane: Lane) -> bool {
+        self.flows.has(self.peer, lane)
+    }
+
+    fn fill(&mut self, now: Instant, lane: Lane, room: usize, out: &mut Vec<u8>) {
+        self.flows.fill(now, self.peer, lane, room, out);
+    }
+}

@@ -1,0 +1,276 @@
+//! The sending side of one lane: symbols until the other end has them, which of them are lost, and
+//! what to send again. Loss is judged by time (RACK, RFC 8985 §6.2): a symbol is lost when something
+//! sent a reordering window later was acknowledged and the symbol was not. While parity for a symbol
+//! is still to be sent it cannot be lost.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::ids::{Lane, Ssn};
+use crate::tunnel::symbols;
+use crate::wire::ack::LanePart;
+
+/// Unacknowledged symbols at most; the receiver tells twice as many apart.
+const MAX_OUTSTANDING: u64 = symbols::WINDOW / 2;
+/// Buffers kept for later symbols.
+const MAX_FREE: usize = 1024;
+/// Copies of one repair at most.
+const MAX_COPIES: u8 = 3;
+
+#[derive(Debug)]
+struct Symbol {
+    content: Vec<u8>,
+    acked: bool,
+    /// Waits in `repairs`.
+    queued: bool,
+    /// First transmission, and last.
+    born: Instant,
+    sent: Instant,
+    /// How often it was found lost.
+    losses: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Repair {
+    ssn: u64,
+    copies: u8,
+    first: bool,
+}
+
+/// What an acknowledgement changed in a lane.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LaneProgress {
+    /// Symbols that are acknowledged now and were not before.
+    pub acked: u64,
+    /// One of them was sent again so recently that it cannot have been that copy: the repair was
+    /// not needed.
+    pub spurious: bool,
+}
+
+/// What [`SendLane::detect`] judges by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Evidence {
+    /// When the newest packet that is known to have arrived was sent, and how long until that was
+    /// known.
+    pub newest_sent: Instant,
+    pub rtt: Duration,
+    pub reordering: Duration,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct SendLane {
+    lane: Lane,
+    base: u64,
+    symbols: VecDeque<Symbol>,
+    unacked: usize,
+    /// Transmissions in the order of time, for those that may be judged.
+    judged: VecDeque<(Instant, u64)>,
+    repairs: VecDeque<Repair>,
+    free: Vec<Vec<u8>>,
+}
+
+impl SendLane {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            base: 0,
+            symbols: VecDeque::new(),
+            unacked: 0,
+            judged: VecDeque::new(),
+            repairs: VecDeque::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// The SSN of the next new symbol, unless too many are unacknowledged.
+    pub(crate) fn next_ssn(&self) -> Option<Ssn> {
+        let outstanding = self.symbols.len() as u64;
+        (outstanding < MAX_OUTSTANDING).then_some(Ssn(self.base + outstanding))
+    }
+
+    /// Symbols that the other end is not known to have.
+    pub(crate) fn unacked(&self) -> usize {
+        self.unacked
+    }
+
+    /// When the oldest symbol was sent that the other end is not known to have.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        self.symbols.front().map(|s| s.born)
+    }
+
+    /// Remembers a new symbol. It is judged from now on, or, if parity covers it, from
+    /// [`SendLane::uncovered`] on.
+    pub(crate) fn push(&mut self, now: Instant, content: &[u8], covered: bool) {
+        let mut buffer = self.free.pop().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(content);
+        let ssn = self.base + self.symbols.len() as u64;
+        self.symbols.push_back(Symbol {
+            content: buffer,
+            acked: false,
+            queued: false,
+            born: now,
+            sent: now,
+            losses: 0,
+        });
+        self.unacked += 1;
+        if !covered {
+            self.judged.push_back((now, ssn));
+        }
+    }
+
+    /// The last parity for `count` symbols from `first` on has been sent.
+    pub(crate) fn uncovered(&mut self, now: Instant, first: Ssn, count: u64) {
+        for ssn in first.0..first.0.saturating_add(count) {
+            if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.acked && !s.queued) {
+                symbol.sent = now;
+                self.judged.push_back((now, ssn));
+            }
+        }
+    }
+
+    fn get_mut(&mut self, ssn: u64) -> Option<&mut Symbol> {
+        let at = usize::try_from(ssn.checked_sub(self.base)?).ok()?;
+        self.symbols.get_mut(at)
+    }
+
+    fn get(&self, ssn: u64) -> Option<&Symbol> {
+        let at = usize::try_from(ssn.checked_sub(self.base)?).ok()?;
+        self.symbols.get(at)
+    }
+
+    /// Takes the symbol part of an acknowledgement. `min_rtt` tells repairs that were not needed.
+    pub(crate) fn on_ack(
+        &mut self,
+        now: Instant,
+        part: &LanePart,
+        min_rtt: Duration,
+    ) -> LaneProgress {
+        let mut progress = LaneProgress::default();
+        let end = self.base + self.symbols.len() as u64;
+        // What was never sent cannot be acknowledged.
+        let floor = part.floor.0.min(end);
+        self.mark(now, self.base..floor, min_rtt, &mut progress);
+        for (start, stop) in part.ranges.as_slice() {
+            self.mark(now, (*start).max(self.base)..(*stop).min(end), min_rtt, &mut progress);
+        }
+        while self.symbols.front().is_some_and(|s| s.acked) {
+            let Some(symbol) = self.symbols.pop_front() else { break };
+            self.base += 1;
+            if self.free.len() < MAX_FREE {
+                self.free.push(symbol.content);
+            }
+        }
+        progress
+    }
+
+    fn mark(
+        &mut self,
+        now: Instant,
+        range: std::ops::Range<u64>,
+        min_rtt: Duration,
+        progress: &mut LaneProgress,
+    ) {
+        for ssn in range {
+            let Some(symbol) = self.get_mut(ssn) else { return };
+            if symbol.acked {
+                continue;
+            }
+            symbol.acked = true;
+            let age = now.saturating_duration_since(symbol.sent);
+            if symbol.losses > 0 && !symbol.queued && age < min_rtt.mul_f64(0.9) {
+                progress.spurious = true;
+            }
+            progress.acked += 1;
+            self.unacked -= 1;
+        }
+    }
+
+    /// Finds lost symbols and queues them for repair; when to look again, if one is only suspected.
+    pub(crate) fn detect(
+        &mut self,
+        now: Instant,
+        evidence: &Evidence,
+        lost: &mut u64,
+    ) -> Option<Instant> {
+        while let Some(&(sent, ssn)) = self.judged.front() {
+            let is_current = |s: &&Symbol| !s.acked && !s.queued && s.sent == sent;
+            if self.get(ssn).filter(is_current).is_none() {
+                self.judged.pop_front();
+                continue;
+            }
+            if evidence.newest_sent <= sent {
+                return None;
+            }
+            let verdict_at = sent + evidence.rtt + evidence.reordering;
+            if verdict_at > now {
+                return Some(verdict_at);
+            }
+            self.judged.pop_front();
+            *lost += 1;
+            self.queue_repair(ssn);
+        }
+        None
+    }
+
+    fn queue_repair(&mut self, ssn: u64) {
+        let extra = u8::from(self.lane != Lane::Bulk);
+        let Some(symbol) = self.get_mut(ssn) else { return };
+        symbol.losses = symbol.losses.saturating_add(1);
+        symbol.queued = true;
+        let copies = (symbol.losses + extra).min(MAX_COPIES);
+        self.repairs.push_back(Repair { ssn, copies, first: true });
+    }
+
+    /// Queues the oldest unacknowledged symbol, whatever is known of it; for a probe timeout.
+    pub(crate) fn probe(&mut self) -> bool {
+        let oldest = self.symbols.iter_mut().position(|s| !s.acked);
+        let Some(at) = oldest else { return false };
+        let ssn = self.base + at as u64;
+        if let Some(symbol) = self.symbols.get_mut(at).filter(|s| !s.queued) {
+            symbol.queued = true;
+            self.repairs.push_front(Repair { ssn, copies: 1, first: true });
+        }
+        true
+    }
+
+    /// The next symbol to send again.
+    pub(crate) fn next_repair(&mut self) -> Option<(Ssn, &[u8])> {
+        while let Some(front) = self.repairs.front() {
+            let ssn = front.ssn;
+            if self.get(ssn).is_some_and(|s| !s.acked) {
+                return self.get(ssn).map(|s| (Ssn(ssn), s.content.as_slice()));
+            }
+            self.repairs.pop_front();
+        }
+        None
+    }
+
+    pub(crate) fn has_repairs(&self) -> bool {
+        self.repairs.iter().any(|r| self.get(r.ssn).is_some_and(|s| !s.acked))
+    }
+
+    /// A copy of the symbol of [`SendLane::next_repair`] has been sent.
+    pub(crate) fn repaired(&mut self, now: Instant) {
+        let Some(mut repair) = self.repairs.pop_front() else { return };
+        let ssn = repair.ssn;
+        if let Some(symbol) = self.get_mut(ssn) {
+            symbol.sent = now;
+            symbol.queued = repair.copies > 1;
+        }
+        if repair.copies > 1 {
+            // Behind the others, so that one burst of losses does not take both.
+            repair.copies -= 1;
+            repair.first = false;
+            self.repairs.push_back(repair);
+        } else {
+            self.judged.push_back((now, ssn));
+        }
+    }
+
+    /// Forgets everything: for a new life of either end.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::new(self.lane);
+    }
+}

@@ -1,0 +1,194 @@
+//! The packets of one session as its sender remembers them, and what an acknowledgement's counter
+//! part says of them: round trip time, delivery rate, losses before recovery. It knows no symbols.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::wire::ack::CounterPart;
+
+/// Packets remembered at most; older ones give no samples any more.
+const MAX_REMEMBERED: usize = 65_536;
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    /// Bytes sent in this session, this packet included.
+    total: u64,
+    /// Bytes delivered when it was sent, when that was known, and when the first packet after that
+    /// was sent (draft-ietf-ccwg-bbr §4.1.1.2).
+    delivered: u64,
+    delivered_at: Instant,
+    first_sent_at: Instant,
+    app_limited: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    packets: VecDeque<Sent>,
+    /// Counter of the front of `packets`.
+    base: u64,
+    sent_bytes: u64,
+    /// `sent_bytes` just after the largest packet that is acknowledged or written off.
+    sent_at_largest: u64,
+    acked: Option<CounterPart>,
+    delivered_at: Instant,
+    first_sent_at: Instant,
+    /// While less than this has been delivered, samples are limited by the application.
+    app_limited_until: u64,
+}
+
+/// What one acknowledgement told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report {
+    /// When the largest acknowledged packet was sent, if this acknowledgement is the first for it.
+    pub newest_sent: Option<Instant>,
+    /// From there to now, the delay at the other end taken off.
+    pub rtt: Option<Duration>,
+    pub rate: Option<RateSample>,
+    /// Packets passed since the last report, and how many of them are missing. Late arrivals count
+    /// negative.
+    pub passed: u64,
+    pub missing: i64,
+    pub loss_runs: u64,
+    /// Bytes delivered in this session.
+    pub delivered: u64,
+}
+
+/// A delivery rate sample (draft-ietf-ccwg-bbr §4.1).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RateSample {
+    pub bytes_per_s: f64,
+    pub app_limited: bool,
+    /// Bytes delivered when the packet was sent.
+    pub prior_delivered: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            packets: VecDeque::new(),
+            base: 0,
+            sent_bytes: 0,
+            sent_at_largest: 0,
+            acked: None,
+            delivered_at: now,
+            first_sent_at: now,
+            app_limited_until: 0,
+        }
+    }
+
+    /// Records the next packet; counters ascend by one.
+    pub(crate) fn record(&mut self, now: Instant, bytes: usize) {
+        if self.in_flight() == 0 {
+            self.delivered_at = now;
+            self.first_sent_at = now;
+        }
+        self.sent_bytes += bytes as u64;
+        if self.packets.len() == MAX_REMEMBERED {
+            self.packets.pop_front();
+            self.base += 1;
+        }
+        self.packets.push_back(Sent {
+            at: now,
+            total: self.sent_bytes,
+            delivered: self.delivered(),
+            delivered_at: self.delivered_at,
+            first_sent_at: self.first_sent_at,
+            app_limited: self.app_limited_until > self.delivered(),
+        });
+    }
+
+    /// Bytes sent after the largest acknowledged packet. Those before it are delivered or lost.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.sent_bytes - self.sent_at_largest
+    }
+
+    /// When the oldest packet in flight was sent.
+    pub(crate) fn oldest_in_flight(&self) -> Option<Instant> {
+        let passed = self.packets.partition_point(|sent| sent.total <= self.sent_at_largest);
+        self.packets.get(passed).map(|sent| sent.at)
+    }
+
+    /// What was sent until then will not be heard of any more.
+    pub(crate) fn write_off(&mut self, until: Instant) {
+        let passed = self.packets.partition_point(|sent| sent.at <= until);
+        if let Some(last) = passed.checked_sub(1).and_then(|at| self.packets.get(at)) {
+            self.sent_at_largest = self.sent_at_largest.max(last.total);
+        }
+    }
+
+    fn delivered(&self) -> u64 {
+        self.acked.map_or(0, |c| c.bytes)
+    }
+
+    /// The sender had nothing to send although it was allowed to.
+    pub(crate) fn note_app_limited(&mut self) {
+        self.app_limited_until = (self.delivered() + self.in_flight()).max(1);
+    }
+
+    /// Takes an acknowledgement; `None` if it is impossible or older than one taken before.
+    pub(crate) fn on_ack(&mut self, now: Instant, ack: &CounterPart) -> Option<Report> {
+        let before = self.acked;
+        let next_before = before.map_or(0, |c| c.largest + 1);
+        let is_possible = ack.largest < self.base + self.packets.len() as u64
+            && ack.packets <= ack.largest + 1
+            && ack.bytes <= self.sent_bytes;
+        let is_newer = before.is_none_or(|b| {
+            ack.largest >= b.largest
+                && ack.packets >= b.packets
+                && ack.bytes >= b.bytes
+                && ack.loss_runs >= b.loss_runs
+                && ack.ce_marks >= b.ce_marks
+        });
+        if !is_possible || !is_newer {
+            return None;
+        }
+        let had = before.map_or(0, |c| c.packets);
+        let passed = (ack.largest + 1).saturating_sub(next_before);
+        let newest = if passed > 0 { self.forget_through(ack.largest) } else { None };
+        self.acked = Some(*ack);
+        let delay = Duration::from_micros(ack.delay_us);
+        let mut rate = None;
+        if let Some(sent) = newest {
+            self.sent_at_largest = self.sent_at_largest.max(sent.total);
+            self.first_sent_at = sent.at;
+            rate = self.rate_sample(now, &sent);
+        }
+        if ack.bytes > before.map_or(0, |b| b.bytes) {
+            self.delivered_at = now;
+        }
+        Some(Report {
+            newest_sent: newest.map(|s| s.at),
+            rtt: newest.map(|s| {
+                let whole = now.saturating_duration_since(s.at);
+                // A peer cannot make the path look shorter than nothing.
+                if delay < whole { whole - delay } else { whole }
+            }),
+            rate,
+            passed,
+            missing: passed as i64 - (ack.packets - had) as i64,
+            loss_runs: ack.loss_runs - before.map_or(0, |b| b.loss_runs),
+            delivered: ack.bytes,
+        })
+    }
+
+    fn forget_through(&mut self, largest: u64) -> Option<Sent> {
+        let n = usize::try_from((largest + 1).saturating_sub(self.base)).ok()?;
+        let newest = self.packets.drain(..n.min(self.packets.len())).next_back();
+        self.base = self.base.max(largest + 1);
+        newest
+    }
+
+    fn rate_sample(&self, now: Instant, sent: &Sent) -> Option<RateSample> {
+        let delivered = self.delivered().checked_sub(sent.delivered)?;
+        let send_time = sent.at.saturating_duration_since(sent.first_sent_at);
+        let ack_time = now.saturating_duration_since(sent.delivered_at);
+        let time = send_time.max(ack_time).as_secs_f64();
+        (time > 0.0).then(|| RateSample {
+            bytes_per_s: delivered as f64 / time,
+            app_limited: sent.app_limited,
+            prior_delivered: sent.delivered,
+        })
+    }
+}

@@ -1,0 +1,543 @@
+//! One neighbour: handshake, sessions, symbols sent and acknowledged, retransmission, rate, pacing,
+//! lanes. Knows frames, but neither flows nor routes: those come in by [`Source`] and [`Sink`].
+
+mod aead;
+mod arrivals;
+pub(crate) mod cookie;
+mod handshake;
+pub(crate) mod keys;
+mod lane;
+mod ledger;
+mod noise;
+mod pacer;
+mod rate;
+mod receive;
+mod replay;
+mod send;
+mod session;
+mod symbols;
+
+#[cfg(test)]
+pub(crate) use aead::audit;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate};
+use crate::ids::{Incarnation, Lane, NodeId, PeerId};
+use crate::io::TimerReason;
+use crate::probe::{LossEstimator, Pinger, RttEstimator};
+use crate::rng::Rng;
+use crate::status::{PeerStatus, TunnelCounters};
+use crate::wire::frame;
+use crate::wire::packet::{DATA_OVERHEAD, SessionIndex};
+
+use handshake::{Attempt, Handshakes};
+use keys::PeerKeys;
+use lane::SendLane;
+use pacer::Pacer;
+use rate::{Controller, PathModel};
+pub(crate) use session::Lives;
+use session::Session;
+use symbols::SymbolWindow;
+
+/// UDP payload that every path carries (IPv6's least MTU of 1280, less IPv4's and UDP's headers).
+pub(crate) const BASE_UDP_PAYLOAD: usize = 1252;
+/// Frames in such a packet.
+const BASE_PLAINTEXT: usize = BASE_UDP_PAYLOAD - DATA_OVERHEAD;
+/// Content of a symbol at most, so that its parity fits too.
+const MAX_SYMBOL: usize = frame::max_symbol(BASE_PLAINTEXT);
+/// What the codec must be made for.
+pub(crate) const MAX_SHARD: usize = MAX_SYMBOL + frame::SHARD_OVERHEAD;
+/// Symbols per lane that are kept for FEC; announced in the handshake.
+const FEC_RING_LOG2: u8 = 10;
+
+/// Acknowledgements wait for so long, or for so many symbols, for company.
+const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
+const ACK_EVERY: u32 = 16;
+/// Silence after which a neighbour counts as down, at least; and in probe intervals.
+const DOWN_AFTER: Duration = Duration::from_secs(3);
+const DOWN_AFTER_PROBES: u32 = 6;
+/// Late packets are waited for at least this long before they count as lost.
+const MIN_REORDERING: Duration = Duration::from_millis(1);
+
+/// Where new symbols come from.
+pub(crate) trait Source {
+    /// Whether [`Source::fill`] would write something. Must not say so in vain.
+    fn has(&self, lane: Lane) -> bool;
+    /// Appends whole flow frames of at most `room` bytes in all.
+    fn fill(&mut self, now: Instant, lane: Lane, room: usize, out: &mut Vec<u8>);
+}
+
+/// Where symbols go: each once, in the order of arrival.
+pub(crate) trait Sink {
+    /// From here on symbols are those of these lives.
+    fn lives(&mut self, lives: Lives);
+    /// The flow frames of one symbol; not checked yet.
+    fn symbol(&mut self, now: Instant, content: &[u8]);
+}
+
+/// What the tunnels of a node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub rng: Rng,
+    pub codec: Codec,
+    pub indices: BTreeMap<SessionIndex, PeerId>,
+    pub cookies: cookie::CookieJar,
+    /// This life of this node.
+    pub incarnation: Incarnation,
+    pub started: Instant,
+    /// Unix time at `started`.
+    pub unix_start: Duration,
+}
+
+impl Shared {
+    /// Microseconds of Unix time.
+    fn unix_micros(&self, now: Instant) -> u64 {
+        let unix = self.unix_start + now.saturating_duration_since(self.started);
+        u64::try_from(unix.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn new_index(&mut self, peer: PeerId) -> SessionIndex {
+        loop {
+            let index = SessionIndex(self.rng.next_u32());
+            if let std::collections::btree_map::Entry::Vacant(slot) = self.indices.entry(index) {
+                slot.insert(peer);
+                return index;
+            }
+        }
+    }
+}
+
+/// Something that the rest of the node has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelEvent {
+    /// Symbols can be exchanged between these lives. `fresh`: these are not the lives of before.
+    Up { lives: Lives, fresh: bool },
+    /// The peer said goodbye.
+    Closed,
+    /// The peer has seen a later life of this node: this one must be raised above it.
+    Outlived { seen: Incarnation },
+    /// The peer's name is to be resolved.
+    Resolve,
+}
+
+/// Where the peer is, as far as its packets tell.
+#[derive(Debug, Clone, Copy)]
+struct Remote {
+    addr: SocketAddr,
+    /// `None`: it is known to receive there. Otherwise bytes that may still be sent (RFC 9000 §8.1:
+    /// three times what was received).
+    allowance: Option<u64>,
+}
+
+/// What is owed to the other end.
+#[derive(Debug, Default)]
+struct AckDebt {
+    due: Option<Instant>,
+    symbols: u32,
+    /// When the largest counter arrived, and in which session.
+    newest_at: Option<Instant>,
+    session: Option<SessionIndex>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    id: PeerId,
+    local: NodeId,
+    remote_id: NodeId,
+    region: String,
+    keys: Vec<PeerKeys>,
+    handshakes: Handshakes,
+    remote: Option<Remote>,
+    current: Option<Session>,
+    previous: Option<Session>,
+    /// Answered by us and not yet confirmed, with the address that the answer went to.
+    unconfirmed: Vec<(Session, SocketAddr)>,
+    /// The lives between which the lanes number their symbols.
+    lives: Option<Lives>,
+    lanes: [SendLane; 3],
+    windows: [SymbolWindow; 3],
+    fec_out: [Option<BlockSender>; 3],
+    fec_in: [Option<BlockReceiver>; 3],
+    rtt: RttEstimator,
+    loss: LossEstimator,
+    rate: Box<dyn Controller>,
+    pacer: Pacer,
+    pinger: Pinger,
+    down_after: Duration,
+    debt: AckDebt,
+    pongs: VecDeque<(u64, Instant)>,
+    evidence: Option<lane::Evidence>,
+    reordering_scale: f64,
+    loss_timer: Option<Instant>,
+    last_eliciting: Option<Instant>,
+    pto_backoff: u32,
+    probes_owed: u8,
+    last_heard: Option<Instant>,
+    /// Express and bulk take turns while both wait.
+    bulk_turn: bool,
+    closing: bool,
+    outbox: VecDeque<(SocketAddr, Vec<u8>)>,
+    events: VecDeque<TunnelEvent>,
+    counters: TunnelCounters,
+    handshakes_made: u64,
+    scratch: Vec<u8>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(
+        now: Instant,
+        id: PeerId,
+        config: &config::Config,
+        peer: &config::Peer,
+    ) -> Self {
+        let interval = config.mesh.probe_interval;
+        let fec =
+            |lane| (lane != Lane::Bulk).then(|| BlockSender::new(config.relay.fec, MAX_SYMBOL));
+        let ring =
+            |lane| (lane != Lane::Bulk).then(|| BlockReceiver::new(1 << FEC_RING_LOG2, MAX_SYMBOL));
+        let mut tunnel = Self {
+            id,
+            local: config.node_id.clone(),
+            remote_id: peer.node_id.clone(),
+            region: peer.region.clone(),
+            keys: Vec::new(),
+            handshakes: Handshakes::new(now, peer.addr.as_ref()),
+            remote: None,
+            current: None,
+            previous: None,
+            unconfirmed: Vec::new(),
+            lives: None,
+            lanes: Lane::ALL.map(SendLane::new),
+            windows: Lane::ALL.map(|_| SymbolWindow::new()),
+            fec_out: Lane::ALL.map(fec),
+            fec_in: Lane::ALL.map(ring),
+            rtt: RttEstimator::new(),
+            loss: LossEstimator::new(),
+            rate: Box::new(PathModel::new()),
+            pacer: Pacer::new(now),
+            pinger: Pinger::new(now, interval),
+            down_after: DOWN_AFTER.max(interval * DOWN_AFTER_PROBES),
+            debt: AckDebt::default(),
+            pongs: VecDeque::new(),
+            evidence: None,
+            reordering_scale: 1.0,
+            loss_timer: None,
+            last_eliciting: None,
+            pto_backoff: 0,
+            probes_owed: 0,
+            last_heard: None,
+            bulk_turn: false,
+            closing: false,
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: TunnelCounters::default(),
+            handshakes_made: 0,
+            scratch: Vec::with_capacity(BASE_UDP_PAYLOAD),
+        };
+        tunnel.reconfigure(config, peer);
+        tunnel
+    }
+
+    /// Takes what may change while the tunnel lives.
+    pub(crate) fn reconfigure(&mut self, config: &config::Config, peer: &config::Peer) {
+        let psks = [Some(&peer.shared_key), peer.next_shared_key.as_ref()];
+        let make =
+            |psk: &config::PresharedKey| PeerKeys::new(psk.clone(), &self.local, &self.remote_id);
+        self.keys = psks.into_iter().flatten().map(make).collect();
+        self.region.clone_from(&peer.region);
+        self.handshakes.set_target(peer.addr.as_ref());
+        self.rate.set_cap(peer.max_rate_mbps.map(|mbps| mbps * 1e6 / 8.0));
+        let interval = config.mesh.probe_interval;
+        self.pinger.set_interval(interval);
+        self.down_after = DOWN_AFTER.max(interval * DOWN_AFTER_PROBES);
+    }
+
+    pub(crate) fn remote_id(&self) -> &NodeId {
+        &self.remote_id
+    }
+
+    pub(crate) fn keys(&self) -> &[PeerKeys] {
+        &self.keys
+    }
+
+    /// Whether authenticated traffic arrived lately.
+    pub(crate) fn is_up(&self, now: Instant) -> bool {
+        self.current.is_some()
+            && self.last_heard.is_some_and(|at| now.saturating_duration_since(at) < self.down_after)
+    }
+
+    /// Smoothed round trip time to the neighbour.
+    pub(crate) fn rtt(&self) -> Duration {
+        self.rtt.smoothed()
+    }
+
+    /// Whether symbols wait for acknowledgement.
+    pub(crate) fn has_unacked(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.unacked() > 0)
+    }
+
+    /// When the oldest symbol was sent that waits for acknowledgement.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(SendLane::held_since).min()
+    }
+
+    /// The peer is no longer configured: nothing is said to it or taken from it. What both ends number
+    /// is kept, for the peer may be configured again in the same lives.
+    pub(crate) fn park(&mut self, now: Instant, shared: &mut Shared) {
+        self.reset_sessions(now, shared);
+        self.keys.clear();
+        self.handshakes.set_target(None);
+        self.remote = None;
+        self.outbox.clear();
+        self.closing = false;
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<TunnelEvent> {
+        self.events.pop_front()
+    }
+
+    fn estimate(&self) -> Estimate {
+        Estimate {
+            loss: self.loss.loss(),
+            mean_burst: self.loss.mean_burst(),
+            samples: self.loss.samples(),
+            rtt: self.rtt.smoothed(),
+        }
+    }
+
+    /// How late a packet may come that is not lost.
+    fn reordering(&self) -> Duration {
+        let base = (self.rtt.min() / 8).max(MIN_REORDERING);
+        base.mul_f64(self.reordering_scale).min(self.rtt.smoothed().max(MIN_REORDERING))
+    }
+
+    /// Makes `session` the one to send with.
+    fn adopt(&mut self, now: Instant, shared: &mut Shared, mut session: Session, from: Remote) {
+        let lives = session.lives;
+        let fresh = self.lives != Some(lives);
+        if fresh {
+            self.forget_symbols();
+            self.retire(shared, |_| true);
+            self.unconfirmed.retain(|(other, _)| {
+                let keep = other.lives == lives;
+                if !keep {
+                    shared.indices.remove(&other.local);
+                }
+                keep
+            });
+        }
+        session.adopted = now;
+        self.handshakes_made += 1;
+        self.handshakes.succeeded(now);
+        self.last_heard = Some(now);
+        self.remote = Some(from);
+        // Of two initiations that crossed, each sent before its sender knew of the other, both ends use
+        // the one of the smaller node id; either end can open both.
+        let loses = self.current.as_ref().is_some_and(|old| {
+            old.lives == lives
+                && old.is_initiator != session.is_initiator
+                && old.is_initiator == (self.local < self.remote_id)
+                && session.begun
+                    <= old.adopted
+                        + if session.is_initiator {
+                            Duration::ZERO
+                        } else {
+                            self.rtt.smoothed() * 2
+                        }
+        });
+        let outgoing = if loses {
+            self.previous.replace(session)
+        } else {
+            let old = self.current.replace(session);
+            if old.is_some() { std::mem::replace(&mut self.previous, old) } else { None }
+        };
+        if let Some(old) = outgoing {
+            shared.indices.remove(&old.local);
+        }
+        self.lives = Some(lives);
+        self.closing = false;
+        self.events.push_back(TunnelEvent::Up { lives, fresh });
+        self.pinger.hurry(now);
+        tracing::debug!(peer = %self.remote_id, fresh, crossed = loses, "session made");
+    }
+
+    fn forget_symbols(&mut self) {
+        self.lanes.iter_mut().for_each(SendLane::clear);
+        self.windows.iter_mut().for_each(|w| *w = SymbolWindow::new());
+        self.fec_out.iter_mut().flatten().for_each(BlockSender::clear);
+        self.fec_in.iter_mut().flatten().for_each(BlockReceiver::clear);
+        self.debt = AckDebt::default();
+        self.evidence = None;
+        self.loss_timer = None;
+        self.last_eliciting = None;
+        self.pto_backoff = 0;
+        self.probes_owed = 0;
+    }
+
+    /// Drops established sessions that `which` names.
+    fn retire(&mut self, shared: &mut Shared, which: impl Fn(&Session) -> bool) {
+        for slot in [&mut self.current, &mut self.previous] {
+            if let Some(session) = slot.take_if(|s| which(s)) {
+                shared.indices.remove(&session.local);
+            }
+        }
+    }
+
+    /// Drops every session and attempt: this node begins another life.
+    pub(crate) fn reset_sessions(&mut self, now: Instant, shared: &mut Shared) {
+        self.retire(shared, |_| true);
+        for (session, _) in self.unconfirmed.drain(..) {
+            shared.indices.remove(&session.local);
+        }
+        self.drop_attempts(shared);
+        self.handshakes.hurry(now);
+    }
+
+    fn drop_attempts(&mut self, shared: &mut Shared) {
+        for Attempt { index, .. } in self.handshakes.attempts.drain(..) {
+            shared.indices.remove(&index);
+        }
+    }
+
+    /// Tells the peer that this node goes away.
+    pub(crate) fn close(&mut self) {
+        self.closing = self.current.is_some();
+    }
+
+    /// Whether nothing is left to be said before the end.
+    pub(crate) fn is_closed(&self) -> bool {
+        !self.closing
+    }
+
+    /// When [`Tunnel::handle_timeout`] or [`Tunnel::poll_transmit`] has something to do. `wants`:
+    /// which lanes have new frames.
+    pub(crate) fn poll_timeout(&self, wants: [bool; 3]) -> Option<(Instant, TimerReason)> {
+        let mut next = None::<(Instant, TimerReason)>;
+        let mut at = |when: Option<Instant>, reason| {
+            if let Some(when) = when.filter(|w| next.is_none_or(|(n, _)| *w < n)) {
+                next = Some((when, reason));
+            }
+        };
+        at(self.handshake_at(), TimerReason::Handshake);
+        at((!self.outbox.is_empty()).then_some(self.handshakes.last_event), TimerReason::Output);
+        if self.current.is_none() {
+            return next;
+        }
+        if self.allows(BASE_UDP_PAYLOAD) {
+            at(self.debt.due, TimerReason::Recovery);
+        }
+        if self.allows(send::SMALL) {
+            at(Some(self.pinger.due()), TimerReason::Probe);
+            at(self.pongs.front().map(|(_, since)| *since), TimerReason::Output);
+            at(self.closing.then_some(self.handshakes.last_event), TimerReason::Output);
+        }
+        at(self.loss_timer, TimerReason::Recovery);
+        at(self.pto_at(), TimerReason::Recovery);
+        at(self.write_off_at(wants), TimerReason::Recovery);
+        for sender in self.fec_out.iter().flatten() {
+            at(sender.close_at(), TimerReason::Fec);
+        }
+        at(self.sending_at(wants), TimerReason::Pacing);
+        next
+    }
+
+    fn pto_at(&self) -> Option<Instant> {
+        if !self.has_unacked() {
+            return None;
+        }
+        let pto = self.rtt.pto(MAX_ACK_DELAY) * 2u32.saturating_pow(self.pto_backoff.min(6));
+        self.last_eliciting.map(|at| at + pto.min(Duration::from_secs(2)))
+    }
+
+    /// How long a packet counts as in flight when nothing is heard of it. Acknowledgements may all be
+    /// lost, and parity is never acknowledged by itself: without this the window might stay closed.
+    /// A path that has fallen silent gets less and less.
+    fn flight_time(&self) -> Duration {
+        self.rtt.pto(MAX_ACK_DELAY) * 2u32.saturating_pow(1 + self.pto_backoff.min(6))
+    }
+
+    fn write_off_at(&self, wants: [bool; 3]) -> Option<Instant> {
+        let waiting = wants.contains(&true) || self.lanes.iter().any(SendLane::has_repairs);
+        let oldest = self.current.as_ref()?.ledger.oldest_in_flight()?;
+        (waiting && !self.window_open()).then(|| oldest + self.flight_time())
+    }
+
+    /// Time passed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, shared: &mut Shared) {
+        if self.write_off_at([true; 3]).is_some_and(|at| at <= now) {
+            let until = now.checked_sub(self.flight_time());
+            if let (Some(session), Some(until)) = (&mut self.current, until) {
+                session.ledger.write_off(until);
+            }
+        }
+        self.drive_handshakes(now, shared);
+        let estimate = self.estimate();
+        for sender in self.fec_out.iter_mut().flatten() {
+            sender.handle_timeout(now, &mut shared.codec, &estimate);
+        }
+        self.collect_finished(now);
+        if self.loss_timer.is_some_and(|at| at <= now) {
+            self.detect_losses(now);
+        }
+        if self.pto_at().is_some_and(|at| at <= now) {
+            // One probe for each lane that has something outstanding (RFC 9002 §6.2.4).
+            self.probes_owed = 0;
+            for lane in &mut self.lanes {
+                self.probes_owed += u8::from(lane.probe());
+            }
+            self.pto_backoff += 1;
+            self.last_eliciting = Some(now);
+        }
+    }
+
+    fn detect_losses(&mut self, now: Instant) {
+        self.loss_timer = None;
+        let Some(mut evidence) = self.evidence else { return };
+        evidence.reordering = self.reordering();
+        let mut lost = 0;
+        for lane in &mut self.lanes {
+            let again = lane.detect(now, &evidence, &mut lost);
+            self.loss_timer = match (self.loss_timer, again) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+
+    /// Symbols whose last parity is out can be judged from now on.
+    fn collect_finished(&mut self, now: Instant) {
+        for (sender, lane) in self.fec_out.iter_mut().zip(&mut self.lanes) {
+            let Some(sender) = sender else { continue };
+            while let Some(done) = sender.pop_finished() {
+                lane.uncovered(now, done.first, u64::from(done.k));
+            }
+        }
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+        let mut counters = self.counters;
+        counters.fec_recovered = self.fec_in.iter().flatten().map(|f| f.counters().recovered).sum();
+        PeerStatus {
+            node_id: self.remote_id.to_string(),
+            region: self.region.clone(),
+            up: self.is_up(now),
+            addr: self.remote.map(|r| r.addr.to_string()),
+            session_age_s: self.current.as_ref().map(|s| s.age(now).as_secs()),
+            handshakes: self.handshakes_made,
+            rtt_us: self.rtt.sampled().map(|d| d.as_micros() as u64),
+            loss_out_pct: self.loss.loss() * 100.0,
+            burst_out: self.loss.mean_burst(),
+            rate_mbps: self.rate.pacing_rate() * 8.0 / 1e6,
+            counters,
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! What goes into the next packets, and when.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::ids::Lane;
+use crate::tunnel::{BASE_PLAINTEXT, BASE_UDP_PAYLOAD, MAX_SYMBOL, Shared, Source, Tunnel};
+use crate::wire::ack::LinkAck;
+use crate::wire::frame::{self, ParityFields};
+use crate::wire::packet::{DATA_OVERHEAD, TAG_LEN};
+
+/// A batch is continued only behind a packet at least so long: cutting new symbols down to the size
+/// of a small packet would cost more than the batch saves.
+const MIN_BATCHED: usize = 1100;
+/// Room that a symbol must find beside what already stands in a packet.
+const MIN_SYMBOL_ROOM: usize = 128;
+/// Room for any acknowledgement that is worth sending.
+const MAX_ACK_LEN: usize = 700;
+/// What an unvalidated address must still be allowed for small packets.
+pub(super) const SMALL: usize = 128;
+
+/// Datagrams appended to the buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    pub remote: SocketAddr,
+    pub len: usize,
+    pub segment_size: usize,
+}
+
+/// What a packet is to carry besides small frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cargo {
+    Repair(Lane),
+    New(Lane),
+    Parity(Lane),
+}
+
+impl Tunnel {
+    /// Appends the next packets to `buf`: one, or several of the same size of which the last may be
+    /// shorter.
+    pub(crate) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        max_segments: usize,
+        source: &mut dyn Source,
+        buf: &mut Vec<u8>,
+    ) -> Option<Batch> {
+        let start = buf.len();
+        if let Some((remote, packet)) = self.outbox.pop_front() {
+            buf.extend_from_slice(&packet);
+            return Some(Batch { remote, len: packet.len(), segment_size: packet.len() });
+        }
+        let remote = self.remote?.addr;
+        self.current.as_ref()?;
+        self.pacer.refill(now, self.rate.pacing_rate());
+        let mut segment_size = 0;
+        for n in 0..max_segments.max(1) {
+            let limit = if n == 0 { BASE_UDP_PAYLOAD } else { segment_size };
+            let Some(len) = self.build(now, shared, source, limit, buf) else { break };
+            self.counters.packets_out += 1;
+            self.counters.bytes_out += len as u64;
+            if n == 0 {
+                segment_size = len;
+            }
+            if len < segment_size || segment_size < MIN_BATCHED {
+                break;
+            }
+        }
+        let len = buf.len() - start;
+        (len > 0).then_some(Batch { remote, len, segment_size })
+    }
+
+    /// Builds one packet of at most `limit` bytes at the end of `buf`; its length.
+    fn build(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        source: &mut dyn Source,
+        limit: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<usize> {
+        if !self.allows(SMALL) {
+            return None;
+        }
+        let at = buf.len();
+        let header = self.current.as_ref()?.header();
+        buf.extend_from_slice(&header);
+        let body = buf.len();
+        let end = at + limit - TAG_LEN;
+        self.put_small(now, shared, end, buf);
+        // An address that has not answered gets small packets only, until it is owed a large one.
+        let is_trusted = self.allows(BASE_UDP_PAYLOAD);
+        let cargo = if is_trusted { self.choose(now, source) } else { None };
+        let is_due = self.debt.due.is_some_and(|due| due <= now);
+        if is_trusted && (cargo.is_some() || is_due) {
+            self.put_ack(now, end, cargo, buf);
+        }
+        if let Some(cargo) = cargo {
+            self.put_cargo(now, shared, source, cargo, body..end, buf);
+        }
+        if buf.len() == body {
+            buf.truncate(at);
+            if cargo.is_none() {
+                self.note_idle(source);
+            }
+            return None;
+        }
+        let session = self.current.as_mut()?;
+        let tag = session.seal(now, buf.get_mut(at..)?);
+        buf.extend_from_slice(&tag);
+        let len = buf.len() - at;
+        self.pacer.spend(len);
+        if let Some(allowance) = self.remote.as_mut().and_then(|r| r.allowance.as_mut()) {
+            *allowance = allowance.saturating_sub(len as u64);
+        }
+        Some(len)
+    }
+
+    /// PING, PONGs, close.
+    fn put_small(&mut self, now: Instant, shared: &mut Shared, end: usize, buf: &mut Vec<u8>) {
+        let fits = |buf: &Vec<u8>| buf.len() + frame::PING_MAX_LEN <= end;
+        while fits(buf) {
+            let Some((token, since)) = self.pongs.pop_front() else { break };
+            let held = now.saturating_duration_since(since).as_micros();
+            frame::put_pong(buf, token, u64::try_from(held).unwrap_or(u64::MAX));
+        }
+        if self.pinger.due() <= now && fits(buf) {
+            let token = self.pinger.ask(now, &mut shared.rng);
+            let heard = self
+                .last_heard
+                .map_or(u128::MAX, |at| now.saturating_duration_since(at).as_millis());
+            frame::put_ping(buf, token, u64::try_from(heard).unwrap_or(u64::MAX));
+        }
+        if self.closing && fits(buf) {
+            frame::put_close(buf);
+            self.closing = false;
+        }
+    }
+
+    /// An acknowledgement, if one is owed and it leaves `cargo` its room.
+    fn put_ack(&mut self, now: Instant, end: usize, cargo: Option<Cargo>, buf: &mut Vec<u8>) {
+        if self.debt.due.is_none() {
+            return;
+        }
+        // A repair and a parity symbol have their size; a new symbol is cut to what is left.
+        let reserved = match cargo {
+            None => 0,
+            Some(Cargo::New(_)) => MIN_SYMBOL_ROOM,
+            Some(Cargo::Repair(_) | Cargo::Parity(_)) => return,
+        };
+        if end.saturating_sub(buf.len()) < reserved + MAX_ACK_LEN {
+            return;
+        }
+        let session = [&self.current, &self.previous]
+            .into_iter()
+            .flatten()
+            .find(|s| Some(s.local) == self.debt.session)
+            .or(self.current.as_ref());
+        let delay = self.debt.newest_at.map_or(0, |at| {
+            u64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u64::MAX)
+        });
+        let counters = session.and_then(|s| s.arrivals.report(s.local, delay));
+        if let Some(counters) = counters {
+            let mut lanes = [None; 3];
+            for (part, window) in lanes.iter_mut().zip(&mut self.windows) {
+                *part = window.report(false);
+            }
+            frame::put_ack(buf, &LinkAck { counters, lanes });
+        }
+        self.debt.due = None;
+        self.debt.symbols = 0;
+    }
+
+    /// What is to go next, if anything may.
+    fn choose(&mut self, now: Instant, source: &dyn Source) -> Option<Cargo> {
+        if self.probes_owed > 0 {
+            if let Some(lane) = self.lane_with_repairs(&Lane::ALL) {
+                return Some(Cargo::Repair(lane));
+            }
+            self.probes_owed = 0;
+        }
+        if !self.window_open() {
+            return None;
+        }
+        let rate = self.rate.pacing_rate();
+        if !self.pacer.allows(rate, true) {
+            return None;
+        }
+        if let Some(lane) = self.lane_with_repairs(&[Lane::Control, Lane::Express]) {
+            return Some(Cargo::Repair(lane));
+        }
+        if source.has(Lane::Control) && self.has_room(Lane::Control) {
+            return Some(Cargo::New(Lane::Control));
+        }
+        let parity = Lane::ALL.into_iter().find(|lane| {
+            self.sender(*lane).is_some_and(|s| s.parity_at().is_some_and(|at| at <= now))
+        });
+        if let Some(lane) = parity {
+            return Some(Cargo::Parity(lane));
+        }
+        let express = source.has(Lane::Express) && self.has_room(Lane::Express);
+        let bulk = if self.lane_with_repairs(&[Lane::Bulk]).is_some() {
+            Some(Cargo::Repair(Lane::Bulk))
+        } else {
+            (source.has(Lane::Bulk) && self.has_room(Lane::Bulk)).then_some(Cargo::New(Lane::Bulk))
+        };
+        if express && !(self.bulk_turn && bulk.is_some()) {
+            self.bulk_turn = true;
+            return Some(Cargo::New(Lane::Express));
+        }
+        self.bulk_turn = false;
+        bulk.filter(|_| self.pacer.allows(rate, false))
+    }
+
+    pub(super) fn window_open(&self) -> bool {
+        let in_flight = self.current.as_ref().map_or(0, |s| s.ledger.in_flight());
+        in_flight < self.rate.window() && self.allows(BASE_UDP_PAYLOAD)
+    }
+
+    /// Whether the peer's address may be sent a packet of that size.
+    pub(super) fn allows(&self, len: usize) -> bool {
+        self.remote.is_some_and(|r| r.allowance.is_none_or(|a| a >= len as u64))
+    }
+
+    fn has_room(&self, lane: Lane) -> bool {
+        self.lanes.get(lane as usize).is_some_and(|l| l.next_ssn().is_some())
+    }
+
+    fn lane_with_repairs(&self, lanes: &[Lane]) -> Option<Lane> {
+        let has = |lane: &Lane| self.lanes.get(*lane as usize).is_some_and(|l| l.has_repairs());
+        lanes.iter().copied().find(has)
+    }
+
+    fn sender(&self, lane: Lane) -> Option<&crate::fec::BlockSender> {
+        self.fec_out.get(lane as usize).and_then(Option::as_ref)
+    }
+
+    /// Nothing waits although something might go: what is measured now says little of the path.
+    fn note_idle(&mut self, source: &dyn Source) {
+        let waiting = Lane::ALL.into_iter().any(|lane| source.has(lane))
+            || self.lane_with_repairs(&Lane::ALL).is_some();
+        if waiting || !self.window_open() {
+            return;
+        }
+        if let Some(session) = &mut self.current {
+            session.ledger.note_app_limited();
+        }
+    }
+
+    /// When [`Tunnel::choose`] will find something; mirrors its conditions.
+    pub(super) fn sending_at(&self, wants: [bool; 3]) -> Option<Instant> {
+        let rate = self.rate.pacing_rate();
+        let urgent_at = self.pacer.ready_at(rate, true);
+        if self.probes_owed > 0
+            && self.allows(BASE_UDP_PAYLOAD)
+            && self.lane_with_repairs(&Lane::ALL).is_some()
+        {
+            return self.last_eliciting;
+        }
+        if !self.window_open() {
+            return None;
+        }
+        let wants =
+            |lane: Lane| wants.get(lane as usize).is_some_and(|w| *w) && self.has_room(lane);
+        let urgent = self.lane_with_repairs(&[Lane::Control, Lane::Express]).is_some()
+            || wants(Lane::Control)
+            || wants(Lane::Express);
+        if urgent {
+            return Some(urgent_at);
+        }
+        let parity = self.fec_out.iter().flatten().filter_map(|s| s.parity_at()).min();
+        let parity = parity.map(|at| at.max(urgent_at));
+        let bulk = self.lane_with_repairs(&[Lane::Bulk]).is_some() || wants(Lane::Bulk);
+        let bulk = bulk.then(|| self.pacer.ready_at(rate, false));
+        [parity, bulk].into_iter().flatten().min()
+    }
+
+    fn put_cargo(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        source: &mut dyn Source,
+        cargo: Cargo,
+        body: Range<usize>,
+        buf: &mut Vec<u8>,
+    ) {
+        match cargo {
+            Cargo::Repair(lane) => self.put_repair(now, lane, body.end, buf),
+            Cargo::New(lane) => self.put_new(now, shared, source, lane, body, buf),
+            Cargo::Parity(lane) => self.put_parity(now, lane, body.end, buf),
+        }
+    }
+
+    fn put_repair(&mut self, now: Instant, lane: Lane, end: usize, buf: &mut Vec<u8>) {
+        let Some(sender) = self.lanes.get_mut(lane as usize) else { return };
+        let Some((ssn, content)) = sender.next_repair() else { return };
+        if buf.len() + frame::symbol_header_len(ssn) + content.len() > end {
+            return;
+        }
+        frame::put_symbol_header(buf, lane, ssn);
+        buf.extend_from_slice(content);
+        sender.repaired(now);
+        if self.probes_owed > 0 {
+            self.probes_owed -= 1;
+            self.counters.pto_sent += 1;
+        } else {
+            self.counters.retransmitted += 1;
+        }
+        self.last_eliciting = Some(now);
+    }
+
+    fn put_new(
+        &mut self,
+        now: Instant,
+        shared: &mut Shared,
+        source: &mut dyn Source,
+        lane: Lane,
+        body: Range<usize>,
+        buf: &mut Vec<u8>,
+    ) {
+        let Some(sender) = self.lanes.get_mut(lane as usize) else { return };
+        let Some(ssn) = sender.next_ssn() else { return };
+        let header = frame::symbol_header_len(ssn);
+        // All full packets are alike in size, with an acknowledgement in them or without, so that
+        // they can go in one batch.
+        let full_end = body.end.min(body.start + header + MAX_SYMBOL);
+        let room = full_end.saturating_sub(buf.len() + header);
+        let mut content = std::mem::take(&mut self.scratch);
+        content.clear();
+        source.fill(now, lane, room, &mut content);
+        debug_assert!(content.len() <= room, "a source keeps to its room");
+        if !content.is_empty() {
+            frame::put_symbol_header(buf, lane, ssn);
+            buf.extend_from_slice(&content);
+            self.counters.symbols_out += 1;
+            self.last_eliciting = Some(now);
+            let estimate = self.estimate();
+            let fec = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut);
+            if let Some(sender) = self.lanes.get_mut(lane as usize) {
+                sender.push(now, &content, fec.is_some());
+            }
+            if let Some(fec) = fec {
+                fec.push(now, ssn, &content, &mut shared.codec, &estimate);
+                self.collect_finished(now);
+            }
+        }
+        self.scratch = content;
+    }
+
+    fn put_parity(&mut self, now: Instant, lane: Lane, end: usize, buf: &mut Vec<u8>) {
+        let Some(fec) = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(shard) = fec.peek_parity_len(now) else { return };
+        if buf.len() + frame::PARITY_HEADER_MAX + shard > end {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.clear();
+        let ring = self.current.as_ref().map_or(0, |s| s.fec_ring);
+        let next = self.lanes.get(lane as usize).and_then(|l| l.next_ssn());
+        if let Some(parity) = fec.poll_parity(now, &mut bytes)
+            && next.is_some_and(|next| next.0 - parity.header.first.0 <= ring)
+        {
+            let fields = ParityFields {
+                first: parity.header.first,
+                k: parity.header.k as u8,
+                generator: parity.header.generator.log2(),
+                index: parity.header.index as u8,
+            };
+            frame::put_parity_header(buf, lane, fields);
+            buf.extend_from_slice(&bytes);
+            self.counters.parity_out += 1;
+        }
+        self.collect_finished(now);
+        self.scratch = bytes;
+    }
+}
+
+const _: () = assert!(DATA_OVERHEAD + BASE_PLAINTEXT == BASE_UDP_PAYLOAD);

@@ -1,0 +1,148 @@
+//! One set of keys and everything that is counted per set of keys.
+
+use std::time::{Duration, Instant};
+
+use crate::ids::Incarnation;
+use crate::tunnel::aead::PacketKey;
+use crate::tunnel::arrivals::Arrivals;
+use crate::tunnel::ledger::Ledger;
+use crate::tunnel::noise::RawKeys;
+use crate::tunnel::replay::ReplayWindow;
+use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex, TAG_LEN};
+
+/// A new session is made after this time (WireGuard paper §6.2)…
+pub(crate) const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// … or so many packets …
+pub(crate) const REKEY_AFTER_PACKETS: u64 = 1 << 60;
+/// … and the old one is dead after this time.
+pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(180);
+/// The responder makes one if the initiator has not by then.
+pub(crate) const REKEY_BY_RESPONDER_AFTER: Duration = Duration::from_secs(150);
+
+/// The lives of both ends between which symbols are numbered. A session belongs to one pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lives {
+    pub local: Incarnation,
+    pub remote: Incarnation,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub local: SessionIndex,
+    pub remote: SessionIndex,
+    pub made: Instant,
+    /// When its initiation was sent or, at the responder, arrived.
+    pub begun: Instant,
+    /// Since when it is the one to send with.
+    pub adopted: Instant,
+    /// Whether we sent its initiation.
+    pub is_initiator: bool,
+    pub lives: Lives,
+    /// The other end keeps so many symbols of a lane for FEC.
+    pub fec_ring: u64,
+    pub arrivals: Arrivals,
+    pub ledger: Ledger,
+    seal: PacketKey,
+    open: PacketKey,
+    counter: u64,
+    replay: ReplayWindow,
+}
+
+/// Why a packet of a session was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    NotAuthentic,
+    Replayed,
+}
+
+/// A packet that was opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opened {
+    /// Of the plaintext, which begins after the header.
+    pub len: usize,
+    /// Its counter is the highest so far.
+    pub is_newest: bool,
+}
+
+impl Session {
+    pub(crate) fn new(
+        now: Instant,
+        indices: (SessionIndex, SessionIndex),
+        is_initiator: bool,
+        lives: Lives,
+        fec_ring_log2: u8,
+        keys: &RawKeys,
+    ) -> Self {
+        let to_responder = PacketKey::new(&keys.initiator_to_responder);
+        let to_initiator = PacketKey::new(&keys.responder_to_initiator);
+        let (seal, open) =
+            if is_initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
+        Self {
+            local: indices.0,
+            remote: indices.1,
+            made: now,
+            begun: now,
+            adopted: now,
+            is_initiator,
+            lives,
+            fec_ring: 1u64.checked_shl(u32::from(fec_ring_log2)).unwrap_or(u64::MAX),
+            arrivals: Arrivals::default(),
+            ledger: Ledger::new(now),
+            seal,
+            open,
+            counter: 0,
+            replay: ReplayWindow::new(),
+        }
+    }
+
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.made)
+    }
+
+    pub(crate) fn is_dead(&self, now: Instant) -> bool {
+        self.age(now) >= DEAD_AFTER
+    }
+
+    /// When this end is to make a new session.
+    pub(crate) fn rekey_at(&self) -> Instant {
+        if self.counter >= REKEY_AFTER_PACKETS {
+            return self.made;
+        }
+        self.made + if self.is_initiator { REKEY_AFTER } else { REKEY_BY_RESPONDER_AFTER }
+    }
+
+    /// The header of the next packet to be sealed.
+    pub(crate) fn header(&self) -> [u8; HEADER_LEN] {
+        DataHeader { receiver: self.remote, counter: self.counter }.encode()
+    }
+
+    /// Seals `packet` in place, of which the first bytes are [`Session::header`]; the tag to append.
+    pub(crate) fn seal(&mut self, now: Instant, packet: &mut [u8]) -> [u8; TAG_LEN] {
+        let len = packet.len() + TAG_LEN;
+        let (header, plaintext) = packet.split_at_mut(HEADER_LEN.min(packet.len()));
+        let tag = self.seal.seal(self.counter, header, plaintext);
+        self.counter += 1;
+        self.ledger.record(now, len);
+        tag
+    }
+
+    /// Opens a whole data packet in place and records its arrival.
+    pub(crate) fn open(
+        &mut self,
+        header: DataHeader,
+        packet: &mut [u8],
+        ce: bool,
+    ) -> Result<Opened, Refused> {
+        // Before the work of opening; recorded only after it.
+        if !self.replay.is_fresh(header.counter) {
+            return Err(Refused::Replayed);
+        }
+        let whole = packet.len();
+        let (aad, sealed) = packet.split_at_mut_checked(HEADER_LEN).ok_or(Refused::NotAuthentic)?;
+        let len = self.open.open(header.counter, aad, sealed).ok_or(Refused::NotAuthentic)?;
+        let is_newest = self.replay.accept(header.counter);
+        self.arrivals.record(header.counter, whole, ce);
+        Ok(Opened { len, is_newest })
+    }
+}

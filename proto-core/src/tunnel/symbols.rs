@@ -1,0 +1,231 @@
+//! Which symbols of a lane have arrived or been recovered: each is handed up once; and the symbol
+//! part of an acknowledgement.
+
+use std::collections::VecDeque;
+
+use crate::ids::Ssn;
+use crate::wire::ack::{LanePart, MAX_RANGES};
+use crate::wire::ranges::Ranges;
+
+/// Symbols above the floor that can be told apart. A sender keeps within half of it.
+pub(crate) const WINDOW: u64 = 65_536;
+
+const WORD_BITS: u64 = 64;
+const RECENT: usize = 64;
+/// Ranges around recent arrivals; the rest of an acknowledgement tells of the oldest holes.
+const RECENT_RANGES: usize = 24;
+
+/// What became of an arriving symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// For the first time. `gap`: symbols before it are missing that were not missing so far.
+    New { gap: bool },
+    /// It was here before.
+    Duplicate,
+    /// So far ahead that no honest sender would send it.
+    TooFar,
+}
+
+/// See the module's text.
+pub(crate) struct SymbolWindow {
+    /// A bit per SSN in `floor..floor + WINDOW`, at SSN modulo the window.
+    words: Box<[u64]>,
+    floor: u64,
+    next: u64,
+    recent: VecDeque<u64>,
+    /// In how many acknowledgements more this lane is worth mentioning.
+    mentions: u8,
+}
+
+impl SymbolWindow {
+    pub(crate) fn new() -> Self {
+        Self {
+            words: vec![0; (WINDOW / WORD_BITS) as usize].into_boxed_slice(),
+            floor: 0,
+            next: 0,
+            recent: VecDeque::with_capacity(RECENT),
+            mentions: 0,
+        }
+    }
+
+    fn slot(ssn: u64) -> (usize, u64) {
+        (((ssn % WINDOW) / WORD_BITS) as usize, 1 << (ssn % WORD_BITS))
+    }
+
+    fn has_bit(&self, ssn: u64) -> bool {
+        let (word, bit) = Self::slot(ssn);
+        self.words.get(word).is_some_and(|w| w & bit != 0)
+    }
+
+    /// Whether the symbol is here.
+    pub(crate) fn contains(&self, ssn: Ssn) -> bool {
+        ssn.0 < self.floor || (ssn.0 < self.next && self.has_bit(ssn.0))
+    }
+
+    /// Records an arrival.
+    pub(crate) fn insert(&mut self, ssn: Ssn) -> Arrival {
+        let ssn = ssn.0;
+        if ssn >= self.floor.saturating_add(WINDOW) {
+            return Arrival::TooFar;
+        }
+        // Also for a duplicate: the sender would not repeat it if it knew.
+        self.mentions = 3;
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(ssn);
+        if self.contains(Ssn(ssn)) {
+            return Arrival::Duplicate;
+        }
+        let gap = ssn > self.next;
+        self.next = self.next.max(ssn + 1);
+        let (word, bit) = Self::slot(ssn);
+        if let Some(word) = self.words.get_mut(word) {
+            *word |= bit;
+        }
+        self.raise_floor();
+        Arrival::New { gap }
+    }
+
+    fn raise_floor(&mut self) {
+        while self.floor < self.next {
+            let (word, bit) = Self::slot(self.floor);
+            let Some(word) = self.words.get_mut(word) else { return };
+            if *word & bit == 0 {
+                return;
+            }
+            *word &= !bit;
+            self.floor += 1;
+        }
+    }
+
+    /// The symbol part for this lane, if there is anything new to tell. `force` tells it anyway.
+    pub(crate) fn report(&mut self, force: bool) -> Option<LanePart> {
+        if self.mentions == 0 && !(force && self.next > 0) {
+            return None;
+        }
+        self.mentions = self.mentions.saturating_sub(1);
+        let mut ranges = [(0u64, 0u64); MAX_RANGES];
+        let mut len = 0;
+        let mut add = |range: (u64, u64), limit: usize| {
+            let known = ranges.get(..len).unwrap_or_default().contains(&range);
+            if let (false, true, Some(slot)) = (known, len < limit, ranges.get_mut(len)) {
+                *slot = range;
+                len += 1;
+            }
+            len < limit
+        };
+        if self.floor < self.next {
+            for ssn in self.recent.iter().rev().filter(|ssn| **ssn >= self.floor) {
+                if !add(self.range_around(*ssn), RECENT_RANGES) {
+                    break;
+                }
+            }
+            let mut at = self.floor;
+            while let Some(start) = self.seek(at, true) {
+                let end = self.seek(start, false).unwrap_or(self.next);
+                if !add((start, end), MAX_RANGES) {
+                    break;
+                }
+                at = end;
+            }
+        }
+        let found = ranges.get_mut(..len).unwrap_or_default();
+        found.sort_unstable();
+        let mut part = LanePart { floor: Ssn(self.floor), ranges: Ranges::new() };
+        for (start, end) in found {
+            part.ranges.push(*start, *end);
+        }
+        Some(part)
+    }
+
+    fn range_around(&self, ssn: u64) -> (u64, u64) {
+        (self.seek_back(ssn), self.seek(ssn, false).unwrap_or(self.next))
+    }
+
+    /// The first SSN of the run of present ones that ends with `at`.
+    fn seek_back(&self, mut at: u64) -> u64 {
+        while at > self.floor {
+            let below = at - 1;
+            let (word, _) = Self::slot(below);
+            // The bits from `below` downwards, at the top of the word.
+            let shift = WORD_BITS - 1 - below % WORD_BITS;
+            let word = self.words.get(word).map_or(0, |w| w << shift);
+            let run = u64::from(word.leading_ones()).min(at - self.floor);
+            at -= run;
+            if run < WORD_BITS - shift {
+                break;
+            }
+        }
+        at
+    }
+
+    /// The first SSN from `at` on, below `next`, whose presence is `present`.
+    fn seek(&self, mut at: u64, present: bool) -> Option<u64> {
+        while at < self.next {
+            let (word, _) = Self::slot(at);
+            let word = self.words.get(word).copied().unwrap_or(0);
+            let word = if present { word } else { !word };
+            let word = word >> (at % WORD_BITS);
+            if word != 0 {
+                let found = at + u64::from(word.trailing_zeros());
+                return (found < self.next).then_some(found);
+            }
+            at += WORD_BITS - at % WORD_BITS;
+        }
+        None
+    }
+}
+
+impl std::fmt::Debug for SymbolWindow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SymbolWindow({}..{})", self.floor, self.next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::{Arrival, SymbolWindow, WINDOW};
+    use crate::ids::Ssn;
+
+    proptest! {
+        #[test]
+        fn hands_each_symbol_up_once_and_reports_only_what_it_has(
+            steps in prop::collection::vec(0u64..300, 1..600), start in 0u64..3,
+        ) {
+            let mut window = SymbolWindow::new();
+            let offset = start * (WINDOW - 150);
+            (window.floor, window.next) = (offset, offset);
+            let mut model = BTreeSet::new();
+            for step in steps {
+                let ssn = offset + step;
+                let expected = !model.insert(ssn);
+                prop_assert_eq!(window.insert(Ssn(ssn)) == Arrival::Duplicate, expected);
+                let part = window.report(false).expect("an arrival is worth mentioning");
+                prop_assert!((offset..part.floor.0).all(|s| model.contains(&s)));
+                prop_assert!(!model.contains(&part.floor.0));
+                let mut at = part.floor.0;
+                for (start, end) in part.ranges.as_slice() {
+                    prop_assert!(*start > at && end > start);
+                    prop_assert!((*start..*end).all(|s| model.contains(&s)));
+                    prop_assert!(!model.contains(&(start - 1)) && !model.contains(end));
+                    at = *end;
+                }
+                prop_assert!(ssn < part.floor.0
+                    || part.ranges.as_slice().iter().any(|(s, e)| (*s..*e).contains(&ssn)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_symbol_beyond_the_window_is_refused() {
+        let mut window = SymbolWindow::new();
+        assert_eq!(window.insert(Ssn(WINDOW)), Arrival::TooFar);
+        assert_eq!(window.insert(Ssn(u64::MAX)), Arrival::TooFar);
+        assert_eq!(window.insert(Ssn(WINDOW - 1)), Arrival::New { gap: true });
+    }
+}
