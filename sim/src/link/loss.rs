@@ -1,0 +1,91 @@
+//! Random loss: Bernoulli and Gilbert-Elliott.
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::RngCore;
+
+use super::config::{Burst, Loss};
+use super::draw::below;
+use crate::time::{Time, nanos};
+
+/// Decides over one packet after another. Exactly one draw each.
+#[derive(Debug)]
+pub(super) struct LossElement {
+    model: Model,
+    rng: ChaCha8Rng,
+}
+
+#[derive(Debug)]
+enum Model {
+    Bernoulli {
+        average: f64,
+    },
+    /// A Markov chain that takes a step per packet.
+    PerPacket {
+        bad: bool,
+        into_bad: f64,
+        out_of_bad: f64,
+    },
+    /// A Markov chain in continuous time, looked at whenever a packet passes.
+    PerTime {
+        bad: bool,
+        average: f64,
+        /// Sum of both transition rates, per nanosecond: how fast the chain forgets.
+        forgets: f64,
+        seen: Time,
+    },
+}
+
+impl LossElement {
+    /// `None` where nothing is lost. The config was validated.
+    pub(super) fn new(loss: Loss, mut rng: ChaCha8Rng) -> Option<Self> {
+        let model = match loss {
+            Loss::None => return None,
+            Loss::Bernoulli { average } | Loss::GilbertElliott { average, .. }
+                if average <= 0.0 =>
+            {
+                return None;
+            }
+            Loss::Bernoulli { average } => Model::Bernoulli { average },
+            Loss::GilbertElliott { average, mean_burst } => {
+                // The first state is drawn from the stationary distribution, so that the average
+                // holds from the first packet on.
+                let bad = below(rng.next_u64(), average);
+                match mean_burst {
+                    Burst::Packets(mean) => {
+                        let out_of_bad = 1.0 / mean;
+                        let into_bad = average * out_of_bad / (1.0 - average);
+                        Model::PerPacket { bad, into_bad, out_of_bad }
+                    }
+                    Burst::Time(mean) => {
+                        let out_of_bad = 1.0 / nanos(mean) as f64;
+                        let forgets = out_of_bad / (1.0 - average);
+                        Model::PerTime { bad, average, forgets, seen: Time::ZERO }
+                    }
+                }
+            }
+        };
+        Some(Self { model, rng })
+    }
+
+    /// Whether the packet that enters the long wire at `at` is lost. `at` must not run backwards.
+    pub(super) fn next(&mut self, at: Time) -> bool {
+        let draw = self.rng.next_u64();
+        match &mut self.model {
+            Model::Bernoulli { average } => below(draw, *average),
+            Model::PerPacket { bad, into_bad, out_of_bad } => {
+                let lost = *bad;
+                *bad = if lost { !below(draw, *out_of_bad) } else { below(draw, *into_bad) };
+                lost
+            }
+            Model::PerTime { bad, average, forgets, seen } => {
+                // What is left of the former state's influence (`libm`: std's exp is the platform's).
+                let elapsed = nanos(at.since(*seen)) as f64;
+                let memory = libm::exp(-*forgets * elapsed);
+                let was = if *bad { 1.0 } else { 0.0 };
+                *bad = below(draw, *average + (was - *average) * memory);
+                *seen = at.max(*seen);
+                *bad
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The live demo: an origin, two PoPs on real loopback sockets, and a simulated link between them.
+//!
+//! ```text
+//! clients ─TCP─► PoP A ─UDP─► link ─UDP─► PoP B ─TCP─► origin
+//! ```
+//!
+//! Everything runs in this process and on free ports of 127.0.0.1, so that several demos can run at
+//! once. Nothing is written to disk.
+
+mod bulk;
+mod demo;
+mod histogram;
+mod ledger;
+mod options;
+mod origin;
+mod pops;
+mod progress;
+mod proxy;
+mod report;
+mod stage;
+mod workload;
+
+pub use bulk::BulkReport;
+pub use demo::{DemoError, run};
+pub use ledger::BytesReport;
+pub use options::{Bulk, DemoArgs, DemoOptions, FlagError, Switch};
+pub use pops::PopError;
+pub use progress::Progress;
+pub use proxy::{BoundProxy, Lateness, Proxy, ProxyError, ProxyStats};
+pub use report::{
+    BulkReports, DirectionReport, LinkReport, RepairReport, Report, RoundTrips, Setup,
+};

@@ -1,0 +1,230 @@
+//! Two PoPs of this process, each a mio shell on a thread of its own.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use entrouter_mio::{Handle, Options, RunError, Shell, StartError};
+use entrouter_proto::Config;
+use entrouter_proto::config::ConfigErrors;
+use entrouter_proto::status::{PeerStatus, Status};
+
+use super::workload::Edges;
+use crate::seed::Seed;
+
+/// A handshake takes one round trip and is repeated when lost.
+const UP_WITHIN: Duration = Duration::from_secs(10);
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// The PoPs could not be started, or do not find each other.
+#[derive(Debug, thiserror::Error)]
+pub enum PopError {
+    /// The demo wrote a configuration that the core does not accept.
+    #[error("the demo's own configuration of {pop} was refused: {source}")]
+    Config {
+        /// Which PoP.
+        pop: &'static str,
+        /// What is wrong with it.
+        source: ConfigErrors,
+    },
+    /// A shell did not start.
+    #[error("cannot start {pop}: {source}")]
+    Start {
+        /// Which PoP.
+        pop: &'static str,
+        /// Why.
+        source: Box<StartError>,
+    },
+    /// A shell did not open the listeners that it was asked for.
+    #[error("{pop} opened {found} TCP listeners instead of {wanted}")]
+    Listeners {
+        /// Which PoP.
+        pop: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many were configured.
+        wanted: usize,
+    },
+    /// No thread.
+    #[error("cannot start a thread for {pop}: {source}")]
+    Thread {
+        /// Which PoP.
+        pop: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A shell ended by itself.
+    #[error("{pop} ended by itself")]
+    Ended {
+        /// Which PoP.
+        pop: &'static str,
+    },
+    /// No tunnel.
+    #[error(
+        "the PoPs found no way to each other within {within:?} ({packets} packets arrived over the \
+         link): try less --loss-pct or --rtt-ms, or a larger --rate-mbps"
+    )]
+    NotUp {
+        /// How long was waited.
+        within: Duration,
+        /// How many datagrams both PoPs accepted.
+        packets: u64,
+    },
+    /// Interrupted while waiting.
+    #[error("interrupted before the tunnel was up")]
+    Interrupted,
+}
+
+/// Both PoPs, bound.
+#[derive(Debug)]
+pub(super) struct BoundPops {
+    a: Shell,
+    b: Shell,
+}
+
+impl BoundPops {
+    /// Binds PoP A, which serves clients and believes PoP B at `b_addr`, and PoP B, which dials the
+    /// origin and believes PoP A at `a_addr`.
+    pub(super) fn bind(
+        b_addr: SocketAddr,
+        a_addr: SocketAddr,
+        origin: Edges,
+        seed: Seed,
+    ) -> Result<Self, PopError> {
+        let key = BASE64.encode(seed.bytes("shared key"));
+        let mut client_side = config("pop-a", "pop-b", b_addr, &key);
+        for service in ["ping", "bulk"] {
+            let _ = write!(
+                client_side,
+                "[[edge]]\nlisten = \"127.0.0.1:0\"\nproto = \"tcp\"\ndest = \"pop-b\"\n\
+                 service = \"{service}\"\n"
+            );
+        }
+        let mut origin_side = config("pop-b", "pop-a", a_addr, &key);
+        let _ = write!(
+            origin_side,
+            "[origins]\nping = \"{}\"\nbulk = \"{}\"\n",
+            origin.ping, origin.bulk
+        );
+        let bound = Self { a: bind("pop-a", &client_side)?, b: bind("pop-b", &origin_side)? };
+        let found = bound.a.tcp_addrs().len();
+        if found != 2 {
+            return Err(PopError::Listeners { pop: "pop-a", found, wanted: 2 });
+        }
+        Ok(bound)
+    }
+
+    /// Where the tunnels' sockets are bound: PoP A's and PoP B's.
+    pub(super) fn relay_addrs(&self) -> (SocketAddr, SocketAddr) {
+        (self.a.relay_addr(), self.b.relay_addr())
+    }
+
+    /// Lets both run.
+    pub(super) fn start(self) -> Result<Pops, PopError> {
+        let tcp = self.a.tcp_addrs();
+        let edges = Edges { ping: tcp[0], bulk: tcp[1] };
+        Ok(Pops { edges, a: Pop::start("pop-a", self.a)?, b: Pop::start("pop-b", self.b)? })
+    }
+}
+
+fn config(name: &str, peer: &str, peer_addr: SocketAddr, key: &str) -> String {
+    format!(
+        "node_id = \"{name}\"\nregion = \"demo\"\n\
+         [listen]\nrelay_addr = \"127.0.0.1:0\"\n\
+         [[peers]]\nnode_id = \"{peer}\"\nregion = \"demo\"\naddr = \"{peer_addr}\"\n\
+         shared_key = \"{key}\"\n"
+    )
+}
+
+fn bind(pop: &'static str, text: &str) -> Result<Shell, PopError> {
+    let config =
+        Config::parse(pop, text.as_bytes()).map_err(|source| PopError::Config { pop, source })?;
+    Shell::bind(config, Options::default())
+        .map_err(|source| PopError::Start { pop, source: Box::new(source) })
+}
+
+/// Both PoPs at work.
+#[derive(Debug)]
+pub(super) struct Pops {
+    /// Where clients connect.
+    pub(super) edges: Edges,
+    a: Pop,
+    b: Pop,
+}
+
+impl Pops {
+    /// Waits until each PoP hears the other.
+    pub(super) fn wait_until_up(&self, stop: &AtomicBool) -> Result<(), PopError> {
+        let deadline = Instant::now() + UP_WITHIN;
+        loop {
+            let [a, b] = [&self.a, &self.b].map(Pop::tunnel);
+            if a.as_ref().is_some_and(|peer| peer.up) && b.as_ref().is_some_and(|peer| peer.up) {
+                return Ok(());
+            }
+            self.check()?;
+            if stop.load(Relaxed) {
+                return Err(PopError::Interrupted);
+            }
+            if Instant::now() >= deadline {
+                let packets = [a, b].iter().flatten().map(|peer| peer.counters.packets_in).sum();
+                return Err(PopError::NotUp { within: UP_WITHIN, packets });
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// What each PoP says of its tunnel to the other; `None` if it gives no answer.
+    pub(super) fn tunnels(&self) -> (Option<PeerStatus>, Option<PeerStatus>) {
+        (self.a.tunnel(), self.b.tunnel())
+    }
+
+    /// Whether both still run.
+    pub(super) fn check(&self) -> Result<(), PopError> {
+        match [&self.a, &self.b].into_iter().find(|pop| pop.has_ended()) {
+            Some(pop) => Err(PopError::Ended { pop: pop.name }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A running PoP; stopped and waited for when dropped.
+#[derive(Debug)]
+struct Pop {
+    name: &'static str,
+    handle: Handle,
+    thread: Option<JoinHandle<Result<(), RunError>>>,
+}
+
+impl Pop {
+    fn start(name: &'static str, shell: Shell) -> Result<Self, PopError> {
+        let handle = shell.handle();
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || shell.run())
+            .map_err(|source| PopError::Thread { pop: name, source })?;
+        Ok(Self { name, handle, thread: Some(thread) })
+    }
+
+    fn tunnel(&self) -> Option<PeerStatus> {
+        let status: Status = self.handle.status()?;
+        status.peers.into_iter().next()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Pop {
+    fn drop(&mut self) {
+        self.handle.stop();
+        if let Some(thread) = self.thread.take() {
+            // Whatever it says, the demo is over.
+            let _ = thread.join();
+        }
+    }
+}
