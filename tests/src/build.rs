@@ -1,0 +1,53 @@
+//! The shells' binaries.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// Built once per process; where each process runs one test (nextest), cargo finds it fresh and its
+/// lock lets one build at a time.
+static BUILT: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Variables that `cargo test` and nextest set for what they run. A build script that watches one of
+/// them (ring's does) would be run again, and all that depends on it compiled again.
+const OF_THE_TEST: &[&str] = &[
+    "CARGO_BIN_",
+    "CARGO_CRATE_",
+    "CARGO_MANIFEST_",
+    "CARGO_PKG_",
+    "CARGO_PRIMARY_",
+    "CARGO_TARGET_TMPDIR",
+    "NEXTEST",
+    "OUT_DIR",
+];
+
+/// Path of `entrouter-<shell>`, built by the release profile if that is not done yet.
+pub fn binary(shell: &'static str) -> PathBuf {
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built.entry(shell).or_insert_with(|| build(&format!("entrouter-{shell}"))).clone()
+}
+
+fn build(package: &str) -> PathBuf {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let of_the_test = |name: &str| OF_THE_TEST.iter().any(|prefix| name.starts_with(prefix));
+        if name.to_str().is_some_and(of_the_test) {
+            cargo.env_remove(name);
+        }
+    }
+    let output = cargo
+        .args(["build", "--release", "--quiet", "--message-format=json", "--package", package])
+        .args(["--bin", package, "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run cargo to build {package}: {e}"));
+    assert!(output.status.success(), "cargo could not build {package}: {}", output.status);
+    let executable = String::from_utf8_lossy(&output.stdout).lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == package;
+        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
+    });
+    executable.unwrap_or_else(|| panic!("cargo named no executable of {package}"))
+}

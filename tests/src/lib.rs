@@ -1,0 +1,55 @@
+//! End-to-end tests of Entrouter Line: the real binaries as processes, real sockets on loopback,
+//! and a simulated long link between them where a test wants one.
+//!
+//! ```text
+//! client ─TCP─► entry PoP ─UDP─► (link) ─UDP─► exit PoP ─TCP─► origin
+//! ```
+//!
+//! The tests are in `tests/tests/`, this is what they share:
+//!
+//! - [`build`]: the shells' binaries, always of the release profile, whatever profile the tests have.
+//!   A debug build relays an order of magnitude slower, and the release build is what is shipped.
+//! - [`pop`]: one PoP as a process: its configuration, log, status, signals, end.
+//! - [`line`]: two PoPs and the link between them.
+//! - [`origin`] and [`client`]: both ends of a connection.
+//! - [`process`]: memory and processor time of a process, where the system tells.
+//! - [`wait`]: waiting for something to become true, with a deadline. Nothing sleeps and hopes.
+//!
+//! All ports are free ones of 127.0.0.1, so that tests can run at once, as threads of one process
+//! (`cargo test`) or each in its own (`cargo nextest run`).
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod bytes;
+pub mod client;
+pub mod http;
+pub mod line;
+pub mod origin;
+pub mod pop;
+pub mod process;
+pub mod scratch;
+pub mod wait;
+
+/// Every shell passes every test: `entrouter-<name>`.
+pub const SHELLS: &[&str] = &["mio"];
+
+/// Runs a test against each shell in turn.
+pub fn for_each_shell(test: impl Fn(&'static str)) {
+    for shell in SHELLS {
+        // Shown only if the test fails: which shell it was.
+        eprintln!("--- entrouter-{shell}");
+        test(shell);
+    }
+}
+
+/// Says on the terminal that a test did not test, and why. It still counts as passed: what it needs
+/// is not there.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        // Past the capture of the test harness, so that it is seen without `--nocapture`.
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {}", format_args!($($why)*));
+        return;
+    }};
+}
