@@ -26,6 +26,10 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const BATCH: usize = 64;
 /// No UDP datagram is longer.
 const MAX_DATAGRAM: usize = 65_536;
+/// A thread that sleeps runs again so late; a lone message is awaited by spinning instead.
+const WAKE_UP: Duration = Duration::from_micros(100);
+/// With fewer datagrams than that in flight.
+const LIGHT: usize = 100;
 /// Wait at most that long where there is no precise timer.
 const COARSE_WAIT: Duration = Duration::from_millis(1);
 
@@ -212,6 +216,11 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether so little is in flight that spinning for each delivery leaves the processor to others.
+fn is_light(shared: &Shared) -> bool {
+    shared.links.iter().map(Link::in_flight).sum::<usize>() < LIGHT
+}
+
 struct Forwarder {
     sockets: [UdpSocket; 2],
     pops: [SocketAddr; 2],
@@ -233,11 +242,21 @@ impl Forwarder {
             for from in 0..2 {
                 self.receive(from, &mut shared.links[from], &mut buf);
             }
+            let early = if is_light(&shared) { WAKE_UP } else { Duration::ZERO };
+            self.await_due(&shared, early);
             self.deliver(&mut shared);
             let next = shared.links.iter().filter_map(Link::next_delivery).min();
             drop(shared);
             let next = next.map(|time| self.epoch + Duration::from_nanos(time.as_nanos()));
-            self.timer.arm(Instant::now(), next)?;
+            self.timer.arm(Instant::now(), next.and_then(|at| at.checked_sub(early)))?;
+        }
+    }
+
+    /// Spins for up to `early` if something is due within that time.
+    fn await_due(&self, shared: &Shared, early: Duration) {
+        let Some(due) = shared.links.iter().filter_map(Link::next_delivery).min() else { return };
+        while due > self.now() && due.since(self.now()) <= early {
+            std::hint::spin_loop();
         }
     }
 
