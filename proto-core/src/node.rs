@@ -386,6 +386,11 @@ impl Node {
         next
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_flow_cap(&mut self, cap: u64) {
+        self.flows.set_cap(cap);
+    }
+
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }

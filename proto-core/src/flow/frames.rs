@@ -3,15 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::flow::state::{AckState, Conn, Flow, Role};
-use crate::flow::{FLOW_CAP, Flows, INITIAL_WINDOW, MAX_REPLIES, Output, Reply};
+use crate::flow::{FLOW_CAP, Flows, INITIAL_WINDOW, MAX_REPLIES, Output, Reply, Use};
 use crate::ids::{ConnId, Lane, PeerId, ServiceName};
 use crate::wire::flow::{self, Body, Direction, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode};
 use crate::wire::{Malformed, Reader};
 
 /// What a flow may send before the next one has its turn (deficit round robin).
 const QUANTUM: i64 = 1200;
-/// Windows beyond the first take a half of the memory at most: the rest is for flows to come.
-const SHARE_OF_WINDOWS: u64 = 2;
 /// Less room than this is not worth a data frame.
 const MIN_DATA: usize = 32;
 
@@ -106,7 +104,7 @@ impl Flows {
         };
         let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
         let growth = flow.rx.wanted_growth(now, rtt, FLOW_CAP);
-        if growth > 0 && self.reserved + growth <= self.cap / SHARE_OF_WINDOWS {
+        if growth > 0 && self.reserved + growth <= Use::Growth.limit(self.cap) {
             flow.rx.grow(growth);
         }
         let at_once = !is_new || flow.rx.is_complete() || flow.rx.owes_credit();
@@ -160,7 +158,7 @@ impl Flows {
         };
         // Served or refused, this is its only chance: a later frame must not open it in the middle.
         remote.had.insert(key.id);
-        if self.reserved + INITIAL_WINDOW > self.cap {
+        if self.reserved + INITIAL_WINDOW > Use::Flow.limit(self.cap) {
             return self.reply(from, head, Reply::Reset(ResetCode::NoMemory));
         }
         let hop = remote.hop;

@@ -26,6 +26,28 @@ use state::{Conn, Flow, Role, UNREACHABLE_WAIT};
 
 /// What all flows of a node may reserve.
 const NODE_CAP: u64 = 1 << 30;
+/// What memory is reserved for. Each use stops at a part of the cap and leaves the rest to the next, so
+/// that large flows cannot shut out new ones, nor many idle ones keep the others from moving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A window, or bytes read, beyond what every flow has: a half.
+    Growth,
+    /// The first window of a new flow: three quarters.
+    Flow,
+    /// The first bytes read from a connection: all.
+    Reading,
+}
+
+impl Use {
+    fn limit(self, cap: u64) -> u64 {
+        match self {
+            Use::Growth => cap / 2,
+            Use::Flow => cap / 4 * 3,
+            Use::Reading => cap,
+        }
+    }
+}
+
 /// What one flow may reserve in each direction.
 const FLOW_CAP: u64 = 32 << 20;
 /// Flows that linger at most.
@@ -139,6 +161,11 @@ impl Flows {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_cap(&mut self, cap: u64) {
+        self.cap = cap;
+    }
+
     /// Makes a node known that is reached by `hop`.
     pub(crate) fn add_remote(&mut self, now: Instant, node: NodeHash, hop: PeerId) {
         while self.hops.len() <= hop.0 {
@@ -249,7 +276,9 @@ impl Flows {
         service: ServiceName,
     ) -> Result<(), NoMemory> {
         let hop = self.remotes.get(&remote).map(|r| r.hop).ok_or(NoMemory)?;
-        if self.reserved + INITIAL_WINDOW > self.cap || self.by_conn.contains_key(&conn) {
+        if self.reserved + INITIAL_WINDOW > Use::Flow.limit(self.cap)
+            || self.by_conn.contains_key(&conn)
+        {
             return Err(NoMemory);
         }
         let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn));
@@ -461,7 +490,7 @@ impl Flows {
 
     fn feed_starved(&mut self) {
         for _ in 0..self.starved.len() {
-            if self.reserved + INITIAL_WINDOW > self.cap / 4 * 3 {
+            if self.reserved >= self.cap {
                 return;
             }
             let Some(idx) = self.starved.pop_first() else { return };

@@ -11,11 +11,13 @@ use crate::ids::Lane;
 const CHUNK: u64 = 16 * 1024;
 /// The beginning of a burst travels in the express lane.
 const EXPRESS_BYTES: u64 = 256 * 1024;
-/// Unsent bytes that are read ahead from the socket: in the beginning of a burst, and later.
-const AHEAD_EXPRESS: u64 = 64 * 1024;
+/// Unsent bytes that are read ahead from the socket: in the beginning of a burst, and later. The
+/// first is also what an idle flow keeps reserved.
+pub(crate) const AHEAD_IDLE: u64 = AHEAD_EXPRESS;
+const AHEAD_EXPRESS: u64 = 16 * 1024;
 const AHEAD_BULK: u64 = 256 * 1024;
 /// Reading is granted in steps no smaller than this, unless nothing is granted at all.
-const MIN_GRANT: u64 = 16 * 1024;
+const MIN_GRANT: u64 = 8 * 1024;
 
 /// See the module's text.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::flow::send::AHEAD_IDLE;
 use crate::flow::state::{AckState, Conn, Flow, LINGER, ROUTE_WAIT};
-use crate::flow::{FLOW_CAP, Flows, MAX_LINGERING, Output};
+use crate::flow::{FLOW_CAP, Flows, MAX_LINGERING, Output, Use};
 use crate::ids::Lane;
 use crate::wire::flow::{FlowKey, ResetCode};
 
@@ -27,7 +28,9 @@ impl Flows {
         if wanted == 0 {
             return;
         }
-        if self.reserved + wanted > self.cap / 4 * 3 {
+        let is_first = flow.tx.reserved() + wanted <= AHEAD_IDLE;
+        let what = if is_first { Use::Reading } else { Use::Growth };
+        if self.reserved + wanted > what.limit(self.cap) {
             self.starved.insert(idx);
             return;
         }
