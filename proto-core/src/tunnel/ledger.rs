@@ -149,14 +149,16 @@ impl Ledger {
         let newest = if passed > 0 { self.forget_through(ack.largest) } else { None };
         self.acked = Some(*ack);
         let delay = Duration::from_micros(ack.delay_us);
+        // The other end's clock of acknowledgements is taken out: what is left is the path's.
+        let arrived = now.checked_sub(delay).unwrap_or(now).max(self.delivered_at);
         let mut rate = None;
         if let Some(sent) = newest {
             self.sent_at_largest = self.sent_at_largest.max(sent.total);
             self.first_sent_at = sent.at;
-            rate = self.rate_sample(now, &sent);
+            rate = self.rate_sample(arrived, &sent);
         }
         if ack.bytes > before.map_or(0, |b| b.bytes) {
-            self.delivered_at = now;
+            self.delivered_at = arrived;
         }
         Some(Report {
             newest_sent: newest.map(|s| s.at),
@@ -180,10 +182,10 @@ impl Ledger {
         newest
     }
 
-    fn rate_sample(&self, now: Instant, sent: &Sent) -> Option<RateSample> {
+    fn rate_sample(&self, arrived: Instant, sent: &Sent) -> Option<RateSample> {
         let delivered = self.delivered().checked_sub(sent.delivered)?;
         let send_time = sent.at.saturating_duration_since(sent.first_sent_at);
-        let ack_time = now.saturating_duration_since(sent.delivered_at);
+        let ack_time = arrived.saturating_duration_since(sent.delivered_at);
         let time = send_time.max(ack_time).as_secs_f64();
         (time > 0.0).then(|| RateSample {
             bytes_per_s: delivered as f64 / time,

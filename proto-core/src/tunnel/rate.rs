@@ -40,8 +40,12 @@ const MIN_WINDOW: f64 = 16.0 * PACKET;
 /// What is acknowledged late or not yet read is still on its way by our count.
 const ACK_SLACK: Duration = Duration::from_millis(4);
 const MIN_RATE: f64 = 16_000.0;
-/// Random loss is made up for by sending more, up to this share.
+/// Random loss beyond what the probing gain outweighs by itself is made up for by sending more, up to
+/// this share. (What is made up for is no longer told from what a full queue drops.)
+const OUTWEIGHED: f64 = 0.1;
 const MAX_MADE_UP: f64 = 0.6;
+/// Below the estimate by so much, so that a queue that was built drains again (§5.6.2).
+const PACING_MARGIN: f64 = 0.99;
 /// Packets that make a sample of it, and the weight of a sample.
 const LOSS_SAMPLE: u64 = 64;
 const LOSS_WEIGHT: f64 = 0.15;
@@ -178,7 +182,7 @@ impl PathModel {
 
     /// Bytes to be sent for each that is to arrive.
     fn made_up(&self) -> f64 {
-        1.0 / (1.0 - self.random_loss.min(MAX_MADE_UP))
+        ((1.0 - OUTWEIGHED) / (1.0 - self.random_loss.min(MAX_MADE_UP))).max(1.0)
     }
 
     fn step(&mut self, now: Instant, in_flight: u64) {
@@ -224,7 +228,7 @@ impl Controller for PathModel {
     }
 
     fn pacing_rate(&self) -> f64 {
-        let rate = self.estimate() * self.gain() * self.made_up();
+        let rate = self.estimate() * self.gain() * self.made_up() * PACING_MARGIN;
         self.cap.map_or(rate, |cap| rate.min(cap)).max(MIN_RATE)
     }
 
