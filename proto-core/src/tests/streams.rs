@@ -31,9 +31,12 @@ fn a_stream_is_exact_on_a_clean_link() {
 
 #[test]
 fn a_stream_is_exact_at_any_loss_rate() {
-    for (seed, loss) in [(2, 0.01), (3, 0.05), (4, 0.1), (5, 0.2), (6, 0.3), (7, 0.4), (8, 0.5)] {
-        echo(seed, Path::lossy(20, loss), 400_000, secs(60));
+    for (seed, loss) in [(2, 0.01), (3, 0.05), (4, 0.1), (5, 0.2), (6, 0.3), (7, 0.4)] {
+        let took = echo(seed, Path::lossy(20, loss), 400_000, secs(60));
+        assert!(took < secs(4), "{loss}: {took:?}");
     }
+    // Beyond what rate control is made for it is slow.
+    echo(8, Path::lossy(20, 0.6), 60_000, secs(120));
 }
 
 #[test]
