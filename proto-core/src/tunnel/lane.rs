@@ -34,7 +34,6 @@ struct Symbol {
 struct Repair {
     ssn: u64,
     copies: u8,
-    first: bool,
 }
 
 /// What an acknowledgement changed in a lane.
@@ -220,7 +219,7 @@ impl SendLane {
         symbol.losses = symbol.losses.saturating_add(1);
         symbol.queued = true;
         let copies = (symbol.losses + extra).min(MAX_COPIES);
-        self.repairs.push_back(Repair { ssn, copies, first: true });
+        self.repairs.push_back(Repair { ssn, copies });
     }
 
     /// Queues the oldest unacknowledged symbol, whatever is known of it; for a probe timeout.
@@ -230,7 +229,7 @@ impl SendLane {
         let ssn = self.base + at as u64;
         if let Some(symbol) = self.symbols.get_mut(at).filter(|s| !s.queued) {
             symbol.queued = true;
-            self.repairs.push_front(Repair { ssn, copies: 1, first: true });
+            self.repairs.push_front(Repair { ssn, copies: 1 });
         }
         true
     }
@@ -262,7 +261,6 @@ impl SendLane {
         if repair.copies > 1 {
             // Behind the others, so that one burst of losses does not take both.
             repair.copies -= 1;
-            repair.first = false;
             self.repairs.push_back(repair);
         } else {
             self.judged.push_back((now, ssn));
