@@ -8,11 +8,12 @@ use super::{Estimate, Ladder, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, s
 use crate::config::FixedFec;
 use crate::ids::Ssn;
 
-/// A block that did not fill up closes this long after its first symbol.
-///
-/// Between two PoPs with 5 % loss each way every tenth round trip waits for this, and the one in a
-/// hundred that also waits for the second parity symbol is to stay within 3 ms of the path's.
-pub(crate) const CLOSE_AFTER: Duration = Duration::from_millis(1);
+/// A block that did not fill up closes this long after its first symbol, if more was waiting all the
+/// time, …
+pub(crate) const CLOSE_AFTER: Duration = Duration::from_millis(2);
+/// … and this long after the last one when nothing is: between two PoPs with 5 % loss each way every
+/// tenth round trip waits for this.
+const CLOSE_AFTER_LULL: Duration = Duration::from_micros(500);
 
 /// The last parity of a partial block leaves at most this long after the first: it must outlast a
 /// burst of losses, and must not come later than a retransmission would.
@@ -61,6 +62,7 @@ struct Open {
     longest: usize,
     /// Source and parity symbols once full.
     full: (usize, usize),
+    began: Option<Instant>,
     closes: Option<Instant>,
 }
 
@@ -81,6 +83,7 @@ impl Open {
         self.bytes.clear();
         self.ends.clear();
         self.longest = 0;
+        self.began = None;
         self.closes = None;
     }
 }
@@ -167,8 +170,9 @@ impl BlockSender {
         if self.open.ends.is_empty() {
             self.open.first = ssn.0;
             self.open.full = self.ladder.full_block(estimate);
-            self.open.closes = Some(now + CLOSE_AFTER);
+            self.open.began = Some(now);
         }
+        self.open.closes = self.open.began.map(|at| at + CLOSE_AFTER);
         self.open.bytes.extend_from_slice(&length.to_be_bytes());
         self.open.bytes.extend_from_slice(content);
         self.open.ends.push(self.open.bytes.len());
@@ -176,6 +180,11 @@ impl BlockSender {
         if self.open.ends.len() >= self.open.full.0 {
             self.close(now, codec, estimate);
         }
+    }
+
+    /// Nothing more waits to be pushed: the open block need not be kept for it.
+    pub(crate) fn lull(&mut self, now: Instant) {
+        self.open.closes = self.open.closes.map(|at| at.min(now + CLOSE_AFTER_LULL));
     }
 
     /// Closes the open block if its time has come. Spurious calls do nothing.

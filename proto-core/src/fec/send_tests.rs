@@ -166,3 +166,15 @@ fn a_new_incarnation_begins_with_nothing() {
     b.push(Duration::ZERO, 0, b"x");
     assert_eq!(b.due(), Some(CLOSE_AFTER));
 }
+
+#[test]
+fn in_a_lull_the_block_closes_sooner_unless_more_comes() {
+    let mut b = Bench::new(None, estimate(0.05, 1.0));
+    b.push(Duration::ZERO, 0, b"a");
+    b.sender.lull(b.start);
+    assert_eq!(b.due(), Some(CLOSE_AFTER_LULL));
+    b.push(MS / 4, 1, b"b");
+    assert_eq!(b.due(), Some(CLOSE_AFTER));
+    b.sender.lull(b.start + MS / 4);
+    assert_eq!(b.due(), Some(MS / 4 + CLOSE_AFTER_LULL));
+}

@@ -343,6 +343,9 @@ impl Tunnel {
             }
             if let Some(fec) = fec {
                 fec.push(now, ssn, &content, &mut shared.codec, &estimate);
+                if !source.has(lane) {
+                    fec.lull(now);
+                }
                 self.collect_finished(now);
             }
         }
