@@ -1,18 +1,15 @@
 //! Sender and receiver together, through arbitrary losses and arbitrary order.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
+
+pub(super) use crate::tests::epoch as base;
 
 use super::*;
 use crate::config::FixedFec;
 
 /// Some moment; all others are sums with it.
-#[expect(clippy::disallowed_methods, reason = "a test needs one Instant to count from")]
-pub(super) fn base() -> Instant {
-    Instant::now()
-}
-
 /// What crosses the path.
 #[derive(Debug, Clone)]
 enum Symbol {

@@ -248,16 +248,12 @@ impl ReceiveHalf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::{INITIAL_WINDOW, ReceiveHalf, Violation};
-
-    #[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
-    fn epoch() -> Instant {
-        Instant::now()
-    }
+    use crate::tests::epoch;
 
     fn byte(offset: u64) -> u8 {
         (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8

@@ -313,17 +313,11 @@ impl SendHalf {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proptest::prelude::*;
 
     use super::{Piece, SendHalf};
     use crate::flow::receive::ReceiveHalf;
-
-    #[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
-    fn epoch() -> Instant {
-        Instant::now()
-    }
+    use crate::tests::epoch;
 
     /// What happens next between a sender and a receiver that lose each other's words.
     #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::epoch;
 use super::world::{Path, World, pattern};
 use crate::flow::{Flows, Output};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
@@ -18,11 +19,6 @@ struct Pair {
 }
 
 const HOP: PeerId = PeerId(0);
-
-#[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
-fn epoch() -> Instant {
-    Instant::now()
-}
 
 impl Pair {
     fn new() -> Self {

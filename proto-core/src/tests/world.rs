@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::epoch;
 use crate::rng::Rng;
 use crate::{Action, Config, ConnId, ListenerId, Node, SocketId, TcpEvent};
 
@@ -85,11 +86,6 @@ pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 fn config(text: &str) -> Config {
     Config::parse("test.toml", text.as_bytes()).expect("a valid configuration")
-}
-
-#[expect(clippy::disallowed_methods, reason = "an Instant has no other beginning")]
-fn epoch() -> Instant {
-    Instant::now()
 }
 
 impl World {
