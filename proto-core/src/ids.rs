@@ -126,8 +126,10 @@ impl ConnId {
         Self(n << 1)
     }
 
-    /// The `n`-th connection that the core asked for.
-    pub(crate) fn dialled(n: u64) -> Self {
+    /// The `n`-th connection that the core asked for. A shell is told these ids and makes none itself;
+    /// this is for who writes another core behind the same face.
+    #[must_use]
+    pub fn dialled(n: u64) -> Self {
         Self(n << 1 | 1)
     }
 

@@ -12,9 +12,9 @@ use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId, SocketId};
 use crate::io::{Action, Ecn, TcpEvent, TimerReason, Transmit};
 use crate::rng::Rng;
 use crate::routing::{Collision, Routes};
-use crate::status::{LatencyStatus, PathStatus, Status};
+use crate::status::{LatencyStatus, PathStatus, Status, Table};
 use crate::tunnel::cookie::CookieJar;
-use crate::tunnel::{Lives, MAX_SHARD, Shared, Sink, Source, Tunnel, TunnelEvent};
+use crate::tunnel::{Lives, MAX_INDICES, MAX_SHARD, Shared, Sink, Source, Tunnel, TunnelEvent};
 use crate::wire::packet::{KeyId, Packet};
 
 /// How long draining waits for flows to finish by themselves.
@@ -101,7 +101,7 @@ impl Node {
             tunnels: Vec::new(),
             by_key: BTreeMap::new(),
             routes: routes(&config, PeerId)?,
-            flows: Flows::new(config.node_id.hash32(), incarnation),
+            flows: Flows::new(config.node_id.hash32(), incarnation, &config.limits),
             edge: TcpEdge::new(&config),
             actions: VecDeque::new(),
             now,
@@ -235,7 +235,7 @@ impl Node {
     }
 
     /// Takes another configuration: peers, their keys and addresses, origins, destinations of
-    /// listeners. On an error everything stays as it was.
+    /// listeners, [`Limits`](crate::config::Limits). On an error everything stays as it was.
     ///
     /// # Errors
     /// As for [`Node::new`]; [`NodeError::NeedsRestart`] for a change of `node_id`.
@@ -259,6 +259,7 @@ impl Node {
             .collect();
         self.routes = routes(&config, |at| ids.get(at).copied().unwrap_or(PeerId(at)))?;
         self.edge.reconfigure(&config);
+        self.flows.set_limits(&config.limits);
         for tunnel in &mut self.tunnels {
             if config.peers.iter().all(|p| p.node_id != *tunnel.remote_id()) {
                 tunnel.park(now, &mut self.shared);
@@ -386,11 +387,6 @@ impl Node {
         next
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_flow_cap(&mut self, cap: u64) {
-        self.flows.set_cap(cap);
-    }
-
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
@@ -419,7 +415,11 @@ impl Node {
                     let id = tunnel.remote_id();
                     let peer_config = self.config.peers.iter().find(|p| p.node_id == *id);
                     if let Some(target) = peer_config.and_then(|p| p.addr.clone()) {
-                        self.actions.push_back(Action::Resolve { peer, target });
+                        let action = Action::Resolve { peer, target };
+                        // Time alone must not fill the queue of a shell that drains late.
+                        if !self.actions.contains(&action) {
+                            self.actions.push_back(action);
+                        }
                     }
                 }
             }
@@ -440,6 +440,20 @@ impl Node {
         for tunnel in &mut self.tunnels {
             tunnel.reset_sessions(now, &mut self.shared);
         }
+    }
+
+    /// Shows every queue and table that the network, clients or peers can fill to `visit`, each with its
+    /// bound: `len <= bound` at any moment, whatever happens. For operators who look for what is filling
+    /// up, and for tests. It takes no memory and looks once at every flow.
+    ///
+    /// Not shown is what the shell's own calls fill: for each client that is refused, an
+    /// [`Action::Abort`] waits until it is polled.
+    pub fn tables(&self, visit: &mut dyn FnMut(Table)) {
+        self.flows.tables(visit);
+        let (len, bound) = (self.shared.indices.len(), self.tunnels.len() * MAX_INDICES);
+        let (len, bound) = (len as u64, bound.max(1) as u64);
+        visit(Table { name: "session_indices", peer: None, len, bound });
+        self.tunnels.iter().for_each(|tunnel| tunnel.tables(visit));
     }
 
     /// A snapshot for people.

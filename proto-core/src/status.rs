@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::ids::PeerId;
+
 /// State of a node at one moment. Serialized as the answer of `GET /status`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Status {
@@ -40,6 +42,20 @@ pub struct MemoryStatus {
     pub reserved: u64,
     /// The most that may be reserved.
     pub cap: u64,
+}
+
+/// How full one queue or table of a node is; see [`Node::tables`](crate::Node::tables).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table {
+    /// What it holds, such as `flows_lingering`. Each name is shown once, or once for each peer.
+    pub name: &'static str,
+    /// The neighbour that it belongs to, if it is not the node's.
+    pub peer: Option<PeerId>,
+    /// Entries now (bytes for `flow_memory`, `flow_window` and `flow_unacknowledged`). Of what each flow
+    /// or each lane has for itself, the fullest.
+    pub len: u64,
+    /// The most that there can be; above 0.
+    pub bound: u64,
 }
 
 /// One neighbour.

@@ -1,7 +1,17 @@
 //! The keys that a file may have, complete.
 
-pub(super) const ROOT: &[&str] =
-    &["node_id", "region", "admin_token", "listen", "mesh", "relay", "peers", "origins", "edge"];
+pub(super) const ROOT: &[&str] = &[
+    "node_id",
+    "region",
+    "admin_token",
+    "listen",
+    "mesh",
+    "relay",
+    "limits",
+    "peers",
+    "origins",
+    "edge",
+];
 
 pub(super) const LISTEN: &[&str] = &[
     "relay_addr",
@@ -17,6 +27,8 @@ pub(super) const MESH: &[&str] = &["probe_interval_ms"];
 
 pub(super) const RELAY: &[&str] = &["default_dest", "fec_data_shards", "fec_parity_shards"];
 
+pub(super) const LIMITS: &[&str] = &["flow_window_kib", "node_memory_mib", "rekey_after_s"];
+
 pub(super) const PEER: &[&str] =
     &["node_id", "region", "addr", "shared_key", "next_shared_key", "max_rate_mbps"];
 
@@ -27,7 +39,7 @@ pub(super) const SECRETS: &[&str] = &["admin_token", "shared_key", "next_shared_
 
 /// Every key but the names of `[origins]`.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    [ROOT, LISTEN, MESH, RELAY, PEER, EDGE].into_iter().flatten().copied()
+    [ROOT, LISTEN, MESH, RELAY, LIMITS, PEER, EDGE].into_iter().flatten().copied()
 }
 
 /// Where a key belongs that was found in a section that does not have it. A key appended to the end
@@ -45,6 +57,8 @@ pub(super) fn place_of(name: &str) -> Option<&'static str> {
         Some("in [mesh]")
     } else if RELAY.contains(&name) {
         Some("in [relay]")
+    } else if LIMITS.contains(&name) {
+        Some("in [limits]")
     } else if PEER.contains(&name) {
         Some("in [[peers]]")
     } else if EDGE.contains(&name) {

@@ -42,6 +42,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// Where bytes go and how they are protected.
     pub relay: Relay,
+    /// Memory of flows, age of keys.
+    pub limits: Limits,
     /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names, their hashes and keys
     /// are distinct.
     pub peers: Vec<Peer>,
@@ -112,6 +114,33 @@ pub struct FixedFec {
     /// Parity symbols of a full block, 0 to 64 and at most 4 for each source symbol; 0 switches
     /// parity off.
     pub parity: u8,
+}
+
+/// `[limits]`. After [`Node::reconfigure`](crate::Node::reconfigure) each holds for what is made from
+/// then on; nothing that exists is cut short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that one flow may hold in each direction, 64 KiB to 1 GiB and at most `node_memory`;
+    /// 32 MiB, or `node_memory` if that is less, if none is configured. A changed one holds for flows
+    /// that begin after the change.
+    pub flow_window: u64,
+    /// Bytes that all flows of the node may hold, 1 MiB to 1 TiB; 1 GiB if none is configured. A flow
+    /// begins only while its first window of 64 KiB fits into three quarters of this, and windows grow
+    /// only within a half of it: so a node of 1 MiB serves 12 connections at a time and refuses the
+    /// others. If it is lowered below what is held, nothing is taken away, and nothing is given until
+    /// enough has come back.
+    pub node_memory: u64,
+    /// Age at which the initiator of a session makes the next one, 1 s to 120 s (the default). The
+    /// responder makes one if that does not happen, after a quarter more (10 s more at least), and a
+    /// session is dead 60 s after this age. A changed one holds for sessions that are made after the
+    /// change.
+    pub rekey_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flow_window: 32 << 20, node_memory: 1 << 30, rekey_after: Duration::from_secs(120) }
+    }
 }
 
 /// `[[peers]]`.

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
 use super::values::EXAMPLE_KEY;
-use super::{Config, EdgeProto};
+use super::{Config, EdgeProto, Limits};
 use crate::ids::{NodeId, ServiceName};
 
 /// Something that is allowed and that the operator should know. One line of text.
@@ -200,6 +200,12 @@ impl Config {
             },
         ));
         rows.push(("probes", format!("every {} ms", self.mesh.probe_interval.as_millis())));
+        let Limits { flow_window, node_memory, rekey_after } = self.limits;
+        rows.push((
+            "memory",
+            format!("{} MiB for flows, {} KiB for each", node_memory >> 20, flow_window >> 10),
+        ));
+        rows.push(("rekey", format!("every {} s", rekey_after.as_secs())));
 
         let mut summary = String::new();
         let mut last = "";

@@ -12,7 +12,8 @@ use super::reader::{Item, Report, Section};
 use super::text::{key_of_line, shown, too_deep};
 use super::values::{clash, is_path, is_region, is_token};
 use super::{
-    Config, Edge, EdgeProto, FixedFec, HostPort, Listen, Mesh, Relay, Secret, TlsPaths, keys,
+    Config, Edge, EdgeProto, FixedFec, HostPort, Limits, Listen, Mesh, Relay, Secret, TlsPaths,
+    keys,
 };
 use crate::ids::{NodeId, ServiceName};
 
@@ -35,6 +36,9 @@ pub(super) const HOST_PORT: &str = "\"host:port\" with a DNS name, an IPv4 addre
 const PROBE: &str = "20 to 60000 milliseconds";
 const DATA: &str = "1 to 128 source symbols";
 const PARITY: &str = "0 to 64 parity symbols, at most 4 for each of fec_data_shards";
+const WINDOW: &str = "64 to 1048576 KiB, at most limits.node_memory_mib";
+const MEMORY: &str = "1 to 1048576 MiB";
+const REKEY: &str = "1 to 120 seconds";
 const PROTO: &str = "\"tcp\", \"tls\" or \"quic\"";
 
 pub(super) fn parse(file: &str, text: &[u8]) -> Result<Config, ConfigErrors> {
@@ -118,6 +122,7 @@ fn config(report: &mut Report, table: &DeTable<'_>) -> Option<Config> {
     let mesh = mesh(report, &root);
     let (peers, destinations) = peers(report, &root, node_id.as_ref());
     let relay = relay(report, &root, &destinations);
+    let limits = limits(report, &root);
     let origins = origins(report, &root);
     let edges = edges(report, &root, &destinations, &relay, &mut sockets);
 
@@ -127,6 +132,7 @@ fn config(report: &mut Report, table: &DeTable<'_>) -> Option<Config> {
         listen,
         mesh,
         relay,
+        limits,
         peers,
         origins,
         edges,
@@ -277,6 +283,36 @@ fn relay(report: &mut Report, root: &Section<'_>, destinations: &Destinations) -
         Some(FixedFec { data: data.ok()?, parity: parity.ok()? })
     });
     Relay { default_dest: configured.or(sole), fec }
+}
+
+fn limits(report: &mut Report, root: &Section<'_>) -> Limits {
+    let section = root.section(report, "limits", Some(keys::LIMITS));
+    let mut whole = |name, wanted, range| {
+        let Item { value, line } = section.integer(report, name, wanted, range)?;
+        Some(Item { value: u64::try_from(value).ok()?, line })
+    };
+    let window = whole("flow_window_kib", WINDOW, 64..=1 << 20);
+    let memory = whole("node_memory_mib", MEMORY, 1..=1 << 20);
+    let rekey = whole("rekey_after_s", REKEY, 1..=120);
+
+    let default = Limits::default();
+    // A faulty one is told once, at its own key.
+    let is_faulty = memory.is_none() && section.has("node_memory_mib");
+    let node_memory = memory.map_or(default.node_memory, |item| item.value << 20);
+    if let Some(Item { value: kib, line }) = window
+        && kib << 10 > node_memory
+        && !is_faulty
+    {
+        let mib = node_memory >> 20;
+        let problem =
+            format!("found {kib}, more than a node_memory_mib of {mib} holds, wanted {WINDOW}");
+        report.add(line, section.key("flow_window_kib"), problem);
+    }
+    Limits {
+        flow_window: window.map_or(default.flow_window, |item| item.value << 10).min(node_memory),
+        node_memory,
+        rekey_after: rekey.map_or(default.rekey_after, |item| Duration::from_secs(item.value)),
+    }
 }
 
 fn origins(report: &mut Report, root: &Section<'_>) -> BTreeMap<ServiceName, HostPort> {

@@ -122,6 +122,7 @@ fn defaults() {
     assert!(config.listen.admin_token.is_none() && config.listen.tls.is_none());
     assert_eq!(config.mesh.probe_interval, Duration::from_millis(500));
     assert_eq!(config.relay, Relay { default_dest: None, fec: None });
+    assert_eq!(config.limits, Limits::default());
     assert!(config.peers.is_empty() && config.origins.is_empty() && config.edges.is_empty());
     assert!(config.listeners().is_empty());
 
@@ -216,7 +217,9 @@ fn the_summary_is_aligned_and_keeps_secrets() {
          peers    b  comes to us\n         c  comes to us\n\
          origins  default  localhost:80\n\
          fec      adaptive\n\
-         probes   every 500 ms\n"
+         probes   every 500 ms\n\
+         memory   1024 MiB for flows, 32768 KiB for each\n\
+         rekey    every 120 s\n"
     );
     no_secret_in(&format!("{summary} {config:?}"));
 }
@@ -430,6 +433,41 @@ fn fixed_fec() {
         let config = good(&fec(&data.to_string(), &parity.to_string()));
         assert_eq!(config.relay.fec, Some(FixedFec { data, parity }));
     }
+}
+
+#[test]
+fn limits() {
+    let limits = |text: &str| base(&format!("[limits]\n{text}\n"));
+    for (key, least, most, wanted) in [
+        ("flow_window_kib", 64, 1 << 20, "wanted 64 to 1048576 KiB"),
+        ("node_memory_mib", 1, 1 << 20, "wanted 1 to 1048576 MiB"),
+        ("rekey_after_s", 1, 120, "wanted 1 to 120 seconds"),
+    ] {
+        for wrong in [least - 1, most + 1, -1, i64::MAX] {
+            let problem = format!("found {wrong}, {wanted}");
+            bad(&limits(&format!("{key} = {wrong}")), 5, &format!("limits.{key}"), &problem);
+        }
+        bad(&limits(&format!("{key} = 1.5")), 5, &format!("limits.{key}"), wanted);
+        for right in [least, most] {
+            good(&limits(&format!("{key} = {right}")));
+        }
+    }
+    let given = good(&limits("flow_window_kib = 64\nnode_memory_mib = 3\nrekey_after_s = 7"));
+    let wanted =
+        Limits { flow_window: 64 << 10, node_memory: 3 << 20, rekey_after: Duration::from_secs(7) };
+    assert_eq!(given.limits, wanted);
+
+    // What is not configured gives way to what is; what contradicts itself is refused.
+    assert_eq!(good(&limits("node_memory_mib = 1")).limits.flow_window, 1 << 20);
+    good(&limits("flow_window_kib = 1024\nnode_memory_mib = 1"));
+    bad(
+        &limits("flow_window_kib = 1025\nnode_memory_mib = 1"),
+        5,
+        "limits.flow_window_kib",
+        "found 1025, more than a node_memory_mib of 1 holds, wanted",
+    );
+    bad(&limits("flow_window_kib = 1025\nnode_memory_mib = 0"), 6, "limits.node_memory_mib", "");
+    bad(&base("flow_window_kib = 64\n"), 4, "flow_window_kib", "it belongs in [limits]");
 }
 
 #[test]

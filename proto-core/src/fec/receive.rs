@@ -58,6 +58,8 @@ pub(crate) struct BlockReceiver {
     /// Slot of an SSN: its low bits.
     slots: Vec<Slot>,
     max_content: usize,
+    /// How many slots have an SSN.
+    kept: usize,
     /// One above the highest SSN received or recovered.
     end: u64,
     pending: VecDeque<Pending>,
@@ -67,6 +69,27 @@ pub(crate) struct BlockReceiver {
 }
 
 impl BlockReceiver {
+    /// Name, length and bound of what may fill up.
+    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 3] = [
+        ("fec_blocks_in", |receiver| receiver.pending.len(), MAX_PENDING),
+        ("fec_parity_kept", Self::most_parity, MAX_PARITY),
+        ("fec_buffers_in", |receiver| receiver.spare.len(), MAX_PENDING),
+    ];
+
+    fn most_parity(&self) -> usize {
+        self.pending.iter().map(|block| block.indices.len()).max().unwrap_or(0)
+    }
+
+    /// Places of the ring that hold a symbol.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Places of the ring.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Keeps the last `window` SSNs (rounded up to a power of two, at least 256) with contents of up
     /// to `max_content` bytes (65,535 at most). Memory for them is taken as they come.
     #[must_use]
@@ -75,6 +98,7 @@ impl BlockReceiver {
         Self {
             slots: std::iter::repeat_with(Slot::default).take(window).collect(),
             max_content: max_content.min(usize::from(u16::MAX)),
+            kept: 0,
             end: 0,
             pending: VecDeque::new(),
             spare: Vec::new(),
@@ -177,6 +201,7 @@ impl BlockReceiver {
             self.forget(0);
         }
         self.slots.iter_mut().for_each(|slot| slot.ssn = None);
+        self.kept = 0;
         self.end = 0;
     }
 
@@ -210,7 +235,7 @@ impl BlockReceiver {
     fn store(&mut self, ssn: u64, content: &[u8]) {
         let mask = self.slots.len() as u64 - 1;
         let Some(slot) = self.slots.get_mut((ssn & mask) as usize) else { return };
-        slot.ssn = Some(ssn);
+        self.kept += usize::from(slot.ssn.replace(ssn).is_none());
         slot.shard.clear();
         let length = u16::try_from(content.len()).ok();
         if let Some(length) = length.filter(|&n| usize::from(n) <= self.max_content) {

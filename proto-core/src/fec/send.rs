@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::codec::{BlockShape, Codec, Generator};
-use super::{Estimate, Ladder, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, shard_len};
+use super::{Estimate, Ladder, MAX_K, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, shard_len};
 use crate::config::FixedFec;
 use crate::ids::Ssn;
 
@@ -128,6 +128,14 @@ pub(crate) struct BlockSender {
 }
 
 impl BlockSender {
+    /// Name, length and bound of what may fill up.
+    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 4] = [
+        ("fec_open_symbols", |sender| sender.open.ends.len(), MAX_K),
+        ("fec_blocks_out", |sender| sender.pending.len(), MAX_PENDING),
+        ("fec_blocks_finished", |sender| sender.finished.len(), MAX_FINISHED),
+        ("fec_buffers_out", |sender| sender.spare.len(), MAX_PENDING),
+    ];
+
     /// For contents of up to `max_content` bytes (65,535 at most); longer ones go unprotected.
     #[must_use]
     pub(crate) fn new(fixed: Option<FixedFec>, max_content: usize) -> Self {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 /// Ids above the floor that are remembered one by one.
-const MAX_ABOVE: usize = 4096;
+pub(crate) const MAX_ABOVE: usize = 4096;
 
 /// A floor, below which every id has been had, and a bounded set above it. At the bound the floor is
 /// raised over ids that never came: those are then refused, which their ingress is told.
@@ -17,6 +17,11 @@ impl HadIds {
     /// Whether the id was had, or must be taken to have been.
     pub(crate) fn contains(&self, id: u64) -> bool {
         id < self.floor || self.above.contains(&id)
+    }
+
+    /// Ids above the floor.
+    pub(crate) fn len(&self) -> usize {
+        self.above.len()
     }
 
     /// Records that the id was opened.

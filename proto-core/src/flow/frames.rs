@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::flow::state::{AckState, Conn, Flow, Role};
-use crate::flow::{FLOW_CAP, Flows, INITIAL_WINDOW, MAX_REPLIES, Output, Reply, Use};
+use crate::flow::{Flows, MAX_REPLIES, Output, Reply, Use};
 use crate::ids::{ConnId, Lane, PeerId, ServiceName};
 use crate::wire::flow::{self, Body, Direction, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode};
 use crate::wire::{Malformed, Reader};
@@ -103,7 +103,7 @@ impl Flows {
             return self.reset(now, idx, ResetCode::ConnectionReset, 0);
         };
         let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
-        let growth = flow.rx.wanted_growth(now, rtt, FLOW_CAP);
+        let growth = flow.rx.wanted_growth(now, rtt, flow.cap);
         if growth > 0 && self.reserved + growth <= Use::Growth.limit(self.cap) {
             flow.rx.grow(growth);
         }
@@ -158,13 +158,14 @@ impl Flows {
         };
         // Served or refused, this is its only chance: a later frame must not open it in the middle.
         remote.had.insert(key.id);
-        if self.reserved + INITIAL_WINDOW > Use::Flow.limit(self.cap) {
+        let hop = remote.hop;
+        if !self.has_room() {
             return self.reply(from, head, Reply::Reset(ResetCode::NoMemory));
         }
-        let hop = remote.hop;
         let conn = ConnId::dialled(self.dialled);
         self.dialled += 1;
-        let mut flow = Flow::new(now, Role::Egress, key.ingress, hop, service.clone(), conn);
+        let (to, cap) = (key.ingress, self.flow_cap);
+        let mut flow = Flow::new(now, Role::Egress, to, hop, service.clone(), conn, cap);
         flow.key = Some(key);
         let idx = self.insert(flow);
         self.by_key.insert(key, idx);

@@ -8,6 +8,7 @@ mod ranges;
 mod receive;
 mod send;
 mod state;
+mod tables;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use slab::Slab;
 
+use crate::config::Limits;
 use crate::ids::{ConnId, Incarnation, NodeHash, PeerId, ServiceName};
 use crate::status::{MemoryStatus, NodeCounters};
 use crate::wire::flow::{FlowKey, Head, ResetCode};
@@ -24,8 +26,6 @@ use closed::HadIds;
 use receive::INITIAL_WINDOW;
 use state::{Conn, Flow, Role, UNREACHABLE_WAIT};
 
-/// What all flows of a node may reserve.
-const NODE_CAP: u64 = 1 << 30;
 /// What memory is reserved for. Each use stops at a part of the cap and leaves the rest to the next, so
 /// that large flows cannot shut out new ones, nor many idle ones keep the others from moving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +48,13 @@ impl Use {
     }
 }
 
-/// What one flow may reserve in each direction.
-const FLOW_CAP: u64 = 32 << 20;
 /// Flows that linger at most.
 const MAX_LINGERING: usize = 16_384;
+/// Flows whose connection is over and whose reset the other end has not heard of yet; from then on new
+/// flows are refused.
+const MAX_RESETTING: usize = 16_384;
+/// What waits for the shell; from then on new flows are refused.
+const MAX_OUTPUTS: usize = 16_384;
 /// Answers about unknown flows that wait for a neighbour at most.
 const MAX_REPLIES: usize = 1024;
 
@@ -134,11 +137,17 @@ pub(crate) struct Flows {
     closing: bool,
     reserved: u64,
     cap: u64,
+    /// What was reserved when the cap was lowered, or what is left of it.
+    inherited: u64,
+    /// As many flows as there were then, or are left of them.
+    inherited_flows: usize,
+    /// What a new flow may reserve in each direction.
+    flow_cap: u64,
     pub counters: NodeCounters,
 }
 
 impl Flows {
-    pub(crate) fn new(local: NodeHash, life: Incarnation) -> Self {
+    pub(crate) fn new(local: NodeHash, life: Incarnation, limits: &Limits) -> Self {
         Self {
             local,
             life,
@@ -156,14 +165,27 @@ impl Flows {
             live: 0,
             closing: false,
             reserved: 0,
-            cap: NODE_CAP,
+            cap: limits.node_memory,
+            inherited: 0,
+            inherited_flows: 0,
+            flow_cap: limits.flow_window,
             counters: NodeCounters::default(),
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_cap(&mut self, cap: u64) {
-        self.cap = cap;
+    /// Takes other limits. What is reserved stays so.
+    pub(crate) fn set_limits(&mut self, limits: &Limits) {
+        self.cap = limits.node_memory;
+        self.inherited = self.reserved;
+        self.inherited_flows = self.flows.len();
+        self.flow_cap = limits.flow_window;
+    }
+
+    /// Whether another flow may begin.
+    fn has_room(&self) -> bool {
+        self.reserved + INITIAL_WINDOW <= Use::Flow.limit(self.cap)
+            && self.flows.len() < self.most_flows()
+            && self.outputs.len() < MAX_OUTPUTS
     }
 
     /// Makes a node known that is reached by `hop`.
@@ -276,12 +298,11 @@ impl Flows {
         service: ServiceName,
     ) -> Result<(), NoMemory> {
         let hop = self.remotes.get(&remote).map(|r| r.hop).ok_or(NoMemory)?;
-        if self.reserved + INITIAL_WINDOW > Use::Flow.limit(self.cap)
-            || self.by_conn.contains_key(&conn)
-        {
+        if !self.has_room() || self.by_conn.contains_key(&conn) {
             return Err(NoMemory);
         }
-        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn));
+        let cap = self.flow_cap;
+        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn, cap));
         self.counters.flows_opened += 1;
         self.touch(now, idx);
         Ok(())
@@ -420,6 +441,8 @@ impl Flows {
             self.timers.remove(&(at, idx));
         }
         self.reserved -= flow.reserved;
+        self.inherited = self.inherited.min(self.reserved);
+        self.inherited_flows = self.inherited_flows.min(self.flows.len());
         self.starved.remove(&idx);
         if flow.writing {
             self.writers.retain(|other| *other != idx);
@@ -489,12 +512,13 @@ impl Flows {
     }
 
     fn feed_starved(&mut self) {
-        for _ in 0..self.starved.len() {
-            if self.reserved >= self.cap {
-                return;
-            }
-            let Some(idx) = self.starved.pop_first() else { return };
+        let mut next = 0;
+        while self.reserved < self.cap {
+            // One that stays hungry does not stand in the way of the others.
+            let Some(&idx) = self.starved.range(next..).next() else { return };
+            self.starved.remove(&idx);
             self.grant(idx);
+            next = idx + 1;
         }
     }
 

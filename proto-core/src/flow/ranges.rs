@@ -14,6 +14,10 @@ impl RangeSet {
         self.ranges.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.ranges.clear();
     }
@@ -25,6 +29,17 @@ impl RangeSet {
     /// The lowest range.
     pub(crate) fn first(&self) -> Option<(u64, u64)> {
         self.iter().next()
+    }
+
+    /// The highest range.
+    pub(crate) fn last(&self) -> Option<(u64, u64)> {
+        self.ranges.last_key_value().map(|(start, end)| (*start, *end))
+    }
+
+    /// Whether `start..end` would be a range of its own.
+    pub(crate) fn is_apart(&self, start: u64, end: u64) -> bool {
+        let below = self.ranges.range(..=end).next_back();
+        below.is_none_or(|(_, e)| *e < start)
     }
 
     /// Adds `start..end`; how many offsets of it were new.

@@ -16,6 +16,11 @@ const CHUNK: u64 = 16 * 1024;
 const WRITE_AHEAD: u64 = 256 * 1024;
 /// While the socket is busy, less than this waits for more.
 const WORTH_A_WRITE: u64 = 16 * 1024;
+/// Ranges out of order are kept up to one for so many bytes of the window, so that what the other end
+/// scatters takes less memory than what it may send, …
+const BYTES_PER_RANGE: u64 = 64;
+/// … and up to so many: as many holes as a tunnel's symbols can leave.
+const MAX_RANGES_KEPT: u64 = 32_768;
 /// A window is so many times what arrives in a round trip: with loss, and holes that wait for their
 /// repair, twice is not enough.
 const WINDOW_ROUNDS: f64 = 8.0;
@@ -83,11 +88,16 @@ impl ReceiveHalf {
         fin: bool,
     ) -> Result<bool, Violation> {
         let end = offset + data.len() as u64;
-        let known_end = self.islands.iter().last().map_or(self.contiguous, |(_, e)| e);
+        let known_end = self.islands.last().map_or(self.contiguous, |(_, e)| e);
         let contradicts = self.final_size.is_some_and(|size| end > size || (fin && end != size))
             || (fin && end < known_end);
         if end > self.announced || contradicts {
             return Err(Violation);
+        }
+        let is_crumb = offset > self.contiguous && offset < end;
+        if is_crumb && self.ranges() >= self.most_ranges() && self.islands.is_apart(offset, end) {
+            // Counts as lost: the other end sends it again once there are fewer holes.
+            return Ok(false);
         }
         let mut is_new = false;
         if fin && self.final_size.is_none() {
@@ -198,6 +208,16 @@ impl ReceiveHalf {
     /// Bytes that may still arrive or wait; reserved.
     pub(crate) fn window(&self) -> u64 {
         self.window
+    }
+
+    /// Ranges that arrived out of order.
+    pub(crate) fn ranges(&self) -> usize {
+        self.islands.len()
+    }
+
+    /// So many of them are kept at most.
+    pub(crate) fn most_ranges(&self) -> usize {
+        (self.window / BYTES_PER_RANGE).min(MAX_RANGES_KEPT) as usize
     }
 
     /// How much the window should grow, by what arrived in the last round trip; at most to `cap`.

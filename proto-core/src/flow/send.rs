@@ -15,9 +15,15 @@ const EXPRESS_BYTES: u64 = 256 * 1024;
 /// first is also what an idle flow keeps reserved.
 pub(crate) const AHEAD_IDLE: u64 = AHEAD_EXPRESS;
 const AHEAD_EXPRESS: u64 = 16 * 1024;
-const AHEAD_BULK: u64 = 256 * 1024;
+pub(crate) const AHEAD_BULK: u64 = 256 * 1024;
 /// Reading is granted in steps no smaller than this, unless nothing is granted at all.
-const MIN_GRANT: u64 = 8 * 1024;
+pub(crate) const MIN_GRANT: u64 = 8 * 1024;
+
+/// Ranges acknowledged out of order that are remembered at most; what is acknowledged beyond that is
+/// at worst sent once more.
+const MAX_ISLANDS: usize = 4096;
+/// With the holes on both sides of each.
+pub(crate) const MAX_RANGES: usize = MAX_ISLANDS + 1;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -261,12 +267,15 @@ impl SendHalf {
         }
         for (start, end) in ranges {
             let (start, end) = ((*start).max(self.acked), (*end).min(self.next));
-            news |= self.islands.insert(start, end) > 0;
+            let fits = self.islands.len() < MAX_ISLANDS || !self.islands.is_apart(start, end);
+            news |= fits && self.islands.insert(start, end) > 0;
         }
         self.islands.remove(0, self.acked);
         self.again.remove(0, self.acked);
-        for (start, end) in self.islands.iter() {
-            self.again.remove(start, end);
+        if !self.again.is_empty() {
+            for (start, end) in self.islands.iter() {
+                self.again.remove(start, end);
+            }
         }
         if fin && self.fin_sent && !self.fin_acked && self.acked == self.end {
             self.fin_acked = true;
@@ -282,6 +291,12 @@ impl SendHalf {
             self.progress = Some(now);
         }
         news
+    }
+
+    /// Ranges that are acknowledged out of order, or the holes between them that are to be sent again;
+    /// at most [`MAX_RANGES`].
+    pub(crate) fn ranges(&self) -> usize {
+        self.islands.len().max(self.again.len())
     }
 
     /// Queues what was sent and is not known to have arrived to be sent again.

@@ -104,6 +104,8 @@ pub(super) struct Flow {
     pub queued: [bool; 3],
     pub deficit: i64,
     pub writing: bool,
+    /// Bytes that each half may hold at most.
+    pub cap: u64,
     pub reserved: u64,
 }
 
@@ -115,6 +117,7 @@ impl Flow {
         hop: PeerId,
         service: ServiceName,
         conn_id: ConnId,
+        cap: u64,
     ) -> Self {
         Self {
             key: None,
@@ -141,6 +144,7 @@ impl Flow {
             queued: [false; 3],
             deficit: 0,
             writing: false,
+            cap,
             reserved: 0,
         }
     }

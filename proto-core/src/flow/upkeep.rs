@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::flow::send::AHEAD_IDLE;
+use crate::flow::send::{AHEAD_IDLE, MIN_GRANT};
 use crate::flow::state::{AckState, Conn, Flow, LINGER, ROUTE_WAIT};
-use crate::flow::{FLOW_CAP, Flows, MAX_LINGERING, Output, Use};
+use crate::flow::{Flows, MAX_LINGERING, Output, Use};
 use crate::ids::Lane;
 use crate::wire::flow::{FlowKey, ResetCode};
 
@@ -20,20 +20,27 @@ impl Flows {
     pub(super) fn grant(&mut self, idx: usize) {
         let Some(flow) = self.flows.get_mut(idx) else { return };
         let reading = flow.conn == Conn::Open && flow.reset_in.is_none();
-        let wanted = if reading { flow.tx.wanted_grant(FLOW_CAP) } else { 0 };
+        let wanted = if reading { flow.tx.wanted_grant(flow.cap) } else { 0 };
         let window = if flow.is_live() { flow.rx.window() } else { 0 };
         let holds = window + flow.tx.reserved();
         self.reserved = self.reserved - flow.reserved + holds;
+        self.inherited = self.inherited.min(self.reserved);
         flow.reserved = holds;
         if wanted == 0 {
             return;
         }
-        let is_first = flow.tx.reserved() + wanted <= AHEAD_IDLE;
-        let what = if is_first { Use::Reading } else { Use::Growth };
-        if self.reserved + wanted > what.limit(self.cap) {
+        // Where there is no memory for what it wants, a flow still gets what every flow has: otherwise
+        // those in the middle of a transfer would wait for one another for ever.
+        let first = wanted.min(AHEAD_IDLE.saturating_sub(flow.tx.reserved()));
+        let fits = |bytes: u64, what: Use| self.reserved + bytes <= what.limit(self.cap);
+        let wanted = if fits(wanted, Use::Growth) {
+            wanted
+        } else if (first == wanted || first >= MIN_GRANT) && fits(first, Use::Reading) {
+            first
+        } else {
             self.starved.insert(idx);
             return;
-        }
+        };
         flow.tx.grant(wanted);
         self.reserved += wanted;
         flow.reserved += wanted;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::epoch;
 use super::world::{Path, World, pattern};
+use crate::config::Limits;
 use crate::flow::{Flows, Output};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 
@@ -26,7 +27,7 @@ impl Pair {
         let hashes = [NodeHash(1), NodeHash(2)];
         let lives = [Incarnation(1000), Incarnation(2000)];
         let ends = [0, 1].map(|at| {
-            let mut flows = Flows::new(hashes[at], lives[at]);
+            let mut flows = Flows::new(hashes[at], lives[at], &Limits::default());
             flows.add_remote(now, hashes[1 - at], HOP);
             flows.set_remote_life(hashes[1 - at], lives[1 - at]);
             flows.set_path(now, hashes[1 - at], true, Duration::from_millis(20), None);

@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_STALE: Duration = Duration::from_millis(20);
 /// Attempts, and answers to the peer's, that may still complete: on a path longer than [`RETRY`]
 /// several are under way.
-const MAX_OPEN: usize = 16;
+pub(super) const MAX_OPEN: usize = 16;
 const OPEN_FOR: Duration = Duration::from_secs(8);
 /// Nothing heard for so long and a round trip (or one and a half probe intervals, if that is more): make
 /// a new session. Probes of both sides alone are heard more often than that.
@@ -37,7 +37,7 @@ const SILENCE_LOGGED_AFTER: usize = 20;
 /// A cookie is good for as long as its secret (WireGuard paper §5.4.7).
 const COOKIE_LIFE: Duration = Duration::from_secs(120);
 /// Handshake packets waiting to be sent.
-const MAX_OUTBOX: usize = 16;
+pub(super) const MAX_OUTBOX: usize = 16;
 
 /// An initiation that was sent and may be answered.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl Tunnel {
         let Some(session) = &self.current else {
             return reachable.then_some(h.next_at);
         };
-        let dead_at = session.made + super::session::DEAD_AFTER;
+        let dead_at = session.dead_at();
         if !reachable {
             return Some(dead_at);
         }
@@ -336,7 +336,8 @@ impl Tunnel {
         packet.extend_from_slice(&mac);
         let lives = Lives { local: shared.incarnation, remote: Incarnation(theirs.incarnation) };
         let indices = (index, initiation.sender);
-        let session = Session::new(now, indices, false, lives, theirs.fec_ring_log2, &raw);
+        let mut session = Session::new(now, indices, false, lives, theirs.fec_ring_log2, &raw);
+        session.rekey_after = self.rekey_after;
         if self.unconfirmed.len() >= MAX_OPEN {
             let (oldest, _) = self.unconfirmed.remove(0);
             shared.indices.remove(&oldest.local);
@@ -418,6 +419,7 @@ impl Tunnel {
         let ring = payload.hello.fec_ring_log2;
         let mut session = Session::new(now, indices, true, lives, ring, &raw);
         session.begun = attempt.sent;
+        session.rekey_after = self.rekey_after;
         let allowance =
             (attempt.to != from).then_some(3 * crate::wire::packet::RESPONSE_LEN as u64);
         self.drop_attempts(shared);

@@ -12,6 +12,9 @@ use crate::wire::ack::LanePart;
 
 /// Unacknowledged symbols at most; the receiver tells twice as many apart.
 const MAX_OUTSTANDING: u64 = symbols::WINDOW / 2;
+/// Entries of `judged` and `repairs`, stale ones included, before those are swept out. A symbol has at
+/// most two current ones.
+const MAX_NOTED: usize = 3 * MAX_OUTSTANDING as usize;
 /// Buffers kept for later symbols.
 const MAX_FREE: usize = 1024;
 /// Copies of one repair at most.
@@ -82,6 +85,14 @@ impl SendLane {
         }
     }
 
+    /// Name, length and bound of what may fill up.
+    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 4] = [
+        ("lane_symbols", |lane| lane.symbols.len(), MAX_OUTSTANDING as usize),
+        ("lane_judged", |lane| lane.judged.len(), MAX_NOTED),
+        ("lane_repairs", |lane| lane.repairs.len(), MAX_NOTED),
+        ("lane_buffers", |lane| lane.free.len(), MAX_FREE),
+    ];
+
     /// The SSN of the next new symbol, unless too many are unacknowledged.
     pub(crate) fn next_ssn(&self) -> Option<Ssn> {
         let outstanding = self.symbols.len() as u64;
@@ -115,7 +126,7 @@ impl SendLane {
         });
         self.unacked += 1;
         if !covered {
-            self.judged.push_back((now, ssn));
+            self.judge(now, ssn);
         }
     }
 
@@ -124,9 +135,29 @@ impl SendLane {
         for ssn in first.0..first.0.saturating_add(count) {
             if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.acked && !s.queued) {
                 symbol.sent = now;
-                self.judged.push_back((now, ssn));
+                self.judge(now, ssn);
             }
         }
+    }
+
+    /// The transmission of that time is judged from now on. Where nothing is acknowledged for long,
+    /// stale ones would pile up behind the first.
+    fn judge(&mut self, sent: Instant, ssn: u64) {
+        if self.judged.len() >= MAX_NOTED {
+            let mut judged = std::mem::take(&mut self.judged);
+            judged.retain(|(sent, ssn)| self.is_current(*sent, *ssn));
+            self.judged = judged;
+        }
+        self.judged.push_back((sent, ssn));
+    }
+
+    /// Whether that was the symbol's last transmission and the symbol is not known to have arrived.
+    fn is_current(&self, sent: Instant, ssn: u64) -> bool {
+        self.get(ssn).is_some_and(|s| !s.acked && !s.queued && s.sent == sent)
+    }
+
+    fn is_missing(&self, ssn: u64) -> bool {
+        self.get(ssn).is_some_and(|s| !s.acked)
     }
 
     fn get_mut(&mut self, ssn: u64) -> Option<&mut Symbol> {
@@ -161,7 +192,20 @@ impl SendLane {
                 self.free.push(symbol.content);
             }
         }
+        self.drop_needless_repairs();
         progress
+    }
+
+    /// Repairs that an acknowledgement overtook would otherwise stay until the next one is sent.
+    fn drop_needless_repairs(&mut self) {
+        while self.repairs.front().is_some_and(|repair| !self.is_missing(repair.ssn)) {
+            self.repairs.pop_front();
+        }
+        if self.repairs.len() > MAX_OUTSTANDING as usize {
+            let mut repairs = std::mem::take(&mut self.repairs);
+            repairs.retain(|repair| self.is_missing(repair.ssn));
+            self.repairs = repairs;
+        }
     }
 
     fn mark(
@@ -194,8 +238,7 @@ impl SendLane {
         lost: &mut u64,
     ) -> Option<Instant> {
         while let Some(&(sent, ssn)) = self.judged.front() {
-            let is_current = |s: &&Symbol| !s.acked && !s.queued && s.sent == sent;
-            if self.get(ssn).filter(is_current).is_none() {
+            if !self.is_current(sent, ssn) {
                 self.judged.pop_front();
                 continue;
             }
@@ -238,7 +281,7 @@ impl SendLane {
     pub(crate) fn next_repair(&mut self) -> Option<(Ssn, &[u8])> {
         while let Some(front) = self.repairs.front() {
             let ssn = front.ssn;
-            if self.get(ssn).is_some_and(|s| !s.acked) {
+            if self.is_missing(ssn) {
                 return self.get(ssn).map(|s| (Ssn(ssn), s.content.as_slice()));
             }
             self.repairs.pop_front();
@@ -247,7 +290,7 @@ impl SendLane {
     }
 
     pub(crate) fn has_repairs(&self) -> bool {
-        self.repairs.iter().any(|r| self.get(r.ssn).is_some_and(|s| !s.acked))
+        self.repairs.iter().any(|repair| self.is_missing(repair.ssn))
     }
 
     /// A copy of the symbol of [`SendLane::next_repair`] has been sent.
@@ -263,7 +306,7 @@ impl SendLane {
             repair.copies -= 1;
             self.repairs.push_back(repair);
         } else {
-            self.judged.push_back((now, ssn));
+            self.judge(now, ssn);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::wire::ack::CounterPart;
 
 /// Packets remembered at most; older ones give no samples any more.
-const MAX_REMEMBERED: usize = 65_536;
+pub(super) const MAX_REMEMBERED: usize = 65_536;
 
 #[derive(Debug, Clone, Copy)]
 struct Sent {
@@ -97,6 +97,11 @@ impl Ledger {
             first_sent_at: self.first_sent_at,
             app_limited: self.app_limited_until > self.delivered(),
         });
+    }
+
+    /// Packets that may still give a sample.
+    pub(crate) fn remembered(&self) -> usize {
+        self.packets.len()
     }
 
     /// Bytes sent after the largest acknowledged packet. Those before it are delivered or lost.

@@ -16,6 +16,7 @@ mod replay;
 mod send;
 mod session;
 mod symbols;
+mod tables;
 
 #[cfg(test)]
 pub(crate) use aead::audit;
@@ -42,6 +43,7 @@ use rate::{Controller, PathModel};
 pub(crate) use session::Lives;
 use session::Session;
 use symbols::SymbolWindow;
+pub(crate) use tables::MAX_INDICES;
 
 /// UDP payload that every path carries (IPv6's least MTU of 1280, less IPv4's and UDP's headers).
 pub(crate) const BASE_UDP_PAYLOAD: usize = 1252;
@@ -169,6 +171,8 @@ pub(crate) struct Tunnel {
     pacer: Pacer,
     pinger: Pinger,
     down_after: Duration,
+    /// Age at which sessions that are made from now on are renewed.
+    rekey_after: Duration,
     debt: AckDebt,
     pongs: VecDeque<(u64, Instant)>,
     evidence: Option<lane::Evidence>,
@@ -222,6 +226,7 @@ impl Tunnel {
             pacer: Pacer::new(now),
             pinger: Pinger::new(now, interval),
             down_after: DOWN_AFTER.max(interval * DOWN_AFTER_PROBES),
+            rekey_after: config.limits.rekey_after,
             debt: AckDebt::default(),
             pongs: VecDeque::new(),
             evidence: None,
@@ -255,6 +260,7 @@ impl Tunnel {
         let interval = config.mesh.probe_interval;
         self.pinger.set_interval(interval);
         self.down_after = DOWN_AFTER.max(interval * DOWN_AFTER_PROBES);
+        self.rekey_after = config.limits.rekey_after;
     }
 
     pub(crate) fn remote_id(&self) -> &NodeId {

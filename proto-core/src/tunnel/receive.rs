@@ -14,7 +14,7 @@ use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex};
 use crate::wire::{Malformed, Reader};
 
 /// PINGs to be answered at most.
-const MAX_PONGS: usize = 8;
+pub(super) const MAX_PONGS: usize = 8;
 /// How a repair that was not needed stretches the reordering window, and the most it may become.
 const SPURIOUS_STRETCH: f64 = 1.5;
 const MAX_STRETCH: f64 = 8.0;

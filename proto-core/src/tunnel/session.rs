@@ -10,14 +10,16 @@ use crate::tunnel::noise::RawKeys;
 use crate::tunnel::replay::ReplayWindow;
 use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex, TAG_LEN};
 
-/// A new session is made after this time (WireGuard paper §6.2)…
-pub(crate) const REKEY_AFTER: Duration = Duration::from_secs(120);
-/// … or so many packets …
-pub(crate) const REKEY_AFTER_PACKETS: u64 = 1 << 60;
-/// … and the old one is dead after this time.
-pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(180);
-/// The responder makes one if the initiator has not by then.
-pub(crate) const REKEY_BY_RESPONDER_AFTER: Duration = Duration::from_secs(150);
+/// A new session is made after so many packets, if the configured time is not over before (`WireGuard`
+/// paper §6.2).
+const REKEY_AFTER_PACKETS: u64 = 1 << 60;
+/// The old one is dead so long after that time. With the default time this is when `WireGuard` rejects
+/// it; it does not shrink with the time, because what takes the place of a session comes as slowly on a
+/// long lossy path however short sessions are: in a minute there are a hundred attempts.
+const OVERTIME: Duration = Duration::from_secs(60);
+/// The responder makes one if the initiator has not a quarter of the time later, and at least so much
+/// later: several attempts and round trips, lest both ends do it each time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The lives of both ends between which symbols are numbered. A session belongs to one pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(crate) struct Session {
     pub adopted: Instant,
     /// Whether we sent its initiation.
     pub is_initiator: bool,
+    /// Age at which its initiator makes the next one.
+    pub rekey_after: Duration,
     pub lives: Lives,
     /// The other end keeps so many symbols of a lane for FEC.
     pub fec_ring: u64,
@@ -85,6 +89,7 @@ impl Session {
             begun: now,
             adopted: now,
             is_initiator,
+            rekey_after: Duration::from_secs(120),
             lives,
             fec_ring: 1u64.checked_shl(u32::from(fec_ring_log2)).unwrap_or(u64::MAX),
             arrivals: Arrivals::default(),
@@ -101,7 +106,11 @@ impl Session {
     }
 
     pub(crate) fn is_dead(&self, now: Instant) -> bool {
-        self.age(now) >= DEAD_AFTER
+        now >= self.dead_at()
+    }
+
+    pub(crate) fn dead_at(&self) -> Instant {
+        self.made + self.rekey_after + OVERTIME
     }
 
     /// When this end is to make a new session.
@@ -109,7 +118,9 @@ impl Session {
         if self.counter >= REKEY_AFTER_PACKETS {
             return self.made;
         }
-        self.made + if self.is_initiator { REKEY_AFTER } else { REKEY_BY_RESPONDER_AFTER }
+        let patience =
+            if self.is_initiator { Duration::ZERO } else { PATIENCE.max(self.rekey_after / 4) };
+        self.made + self.rekey_after + patience
     }
 
     /// The header of the next packet to be sealed.
