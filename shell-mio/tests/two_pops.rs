@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use entrouter_mio::{Handle, Options, RunError, Shell};
 use entrouter_proto::Config;
-use entrouter_proto::config::{HostPort, Listen, Mesh, Peer, PresharedKey, Relay};
+use entrouter_proto::config::{HostPort, Limits, Listen, Mesh, Peer, PresharedKey, Relay};
 use entrouter_proto::ids::{NodeId, ServiceName};
 use socket2::SockRef;
 
@@ -34,6 +34,7 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
         },
         mesh: Mesh { probe_interval: Duration::from_millis(100) },
         relay: Relay { default_dest: Some(peer_id.clone()), fec: None },
+        limits: Limits::default(),
         peers: vec![Peer {
             node_id: peer_id,
             region: "test".to_owned(),

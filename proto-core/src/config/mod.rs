@@ -126,8 +126,8 @@ pub struct Limits {
     pub flow_window: u64,
     /// Bytes that all flows of the node may hold, 1 MiB to 1 TiB; 1 GiB if none is configured. A flow
     /// begins only while its first window of 64 KiB fits into three quarters of this, and windows grow
-    /// only within a half of it: so a node of 1 MiB serves 12 connections at a time and refuses the
-    /// others. If it is lowered below what is held, nothing is taken away, and nothing is given until
+    /// only within a half of it: so a node of 1 MiB serves up to 12 connections at a time and refuses
+    /// the others. If it is lowered below what is held, nothing is taken away, and nothing is given until
     /// enough has come back.
     pub node_memory: u64,
     /// Age at which the initiator of a session makes the next one, 1 s to 120 s (the default). The

@@ -24,18 +24,18 @@ use crate::wire::flow::{FlowKey, Head, ResetCode};
 
 use closed::HadIds;
 use receive::INITIAL_WINDOW;
+use send::AHEAD_IDLE;
 use state::{Conn, Flow, Role, UNREACHABLE_WAIT};
 
 /// What memory is reserved for. Each use stops at a part of the cap and leaves the rest to the next, so
-/// that large flows cannot shut out new ones, nor many idle ones keep the others from moving.
+/// that large flows cannot shut out new ones, nor many idle ones keep the others from moving: the quarter
+/// that both leave has room for the first bytes that are read from each connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
     /// A window, or bytes read, beyond what every flow has: a half.
     Growth,
     /// The first window of a new flow: three quarters.
     Flow,
-    /// The first bytes read from a connection: all.
-    Reading,
 }
 
 impl Use {
@@ -43,10 +43,11 @@ impl Use {
         match self {
             Use::Growth => cap / 2,
             Use::Flow => cap / 4 * 3,
-            Use::Reading => cap,
         }
     }
 }
+
+const _: () = assert!(AHEAD_IDLE * 4 <= INITIAL_WINDOW, "the last quarter is enough for all");
 
 /// Flows that linger at most.
 const MAX_LINGERING: usize = 16_384;
@@ -137,7 +138,7 @@ pub(crate) struct Flows {
     closing: bool,
     reserved: u64,
     cap: u64,
-    /// What was reserved when the cap was lowered, or what is left of it.
+    /// What could be reserved when the cap was lowered, or what is left of it.
     inherited: u64,
     /// As many flows as there were then, or are left of them.
     inherited_flows: usize,
@@ -176,9 +177,14 @@ impl Flows {
     /// Takes other limits. What is reserved stays so.
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.cap = limits.node_memory;
-        self.inherited = self.reserved;
+        self.inherited = self.within_reach();
         self.inherited_flows = self.flows.len();
         self.flow_cap = limits.flow_window;
+    }
+
+    /// What will be reserved at most if there is neither growth nor a new flow.
+    fn within_reach(&self) -> u64 {
+        self.reserved + self.live as u64 * AHEAD_IDLE
     }
 
     /// Whether another flow may begin.
@@ -441,7 +447,7 @@ impl Flows {
             self.timers.remove(&(at, idx));
         }
         self.reserved -= flow.reserved;
-        self.inherited = self.inherited.min(self.reserved);
+        self.inherited = self.inherited.min(self.within_reach());
         self.inherited_flows = self.inherited_flows.min(self.flows.len());
         self.starved.remove(&idx);
         if flow.writing {
@@ -513,7 +519,7 @@ impl Flows {
 
     fn feed_starved(&mut self) {
         let mut next = 0;
-        while self.reserved < self.cap {
+        while self.reserved < Use::Growth.limit(self.cap) {
             // One that stays hungry does not stand in the way of the others.
             let Some(&idx) = self.starved.range(next..).next() else { return };
             self.starved.remove(&idx);

@@ -336,6 +336,28 @@ mod tests {
     }
 
     #[test]
+    fn crumbs_are_kept_up_to_a_bound_and_nothing_is_lost_beyond_it() {
+        let now = epoch();
+        let mut half = ReceiveHalf::new();
+        let mut refused = 0;
+        for offset in (1..INITIAL_WINDOW).step_by(2) {
+            let taken = half.receive(now, offset, &span(offset, offset + 1), false);
+            refused += u64::from(taken == Ok(false));
+            assert!(half.ranges() <= half.most_ranges());
+        }
+        assert_eq!(refused, INITIAL_WINDOW / 2 - 1024);
+        // What joins a range is taken, and what comes in order.
+        assert_eq!(half.receive(now, 2, &span(2, 3), false), Ok(true));
+        assert_eq!(half.receive(now, 0, &span(0, INITIAL_WINDOW), true), Ok(true));
+        let mut out = Vec::new();
+        while let Some(bytes) = half.take_write() {
+            half.wrote(bytes.len());
+            out.extend_from_slice(&bytes);
+        }
+        assert!(out == span(0, INITIAL_WINDOW));
+    }
+
+    #[test]
     fn the_window_follows_eight_times_what_comes_in_a_round_trip() {
         let mut now = epoch();
         let rtt = Duration::from_millis(100);

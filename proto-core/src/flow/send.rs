@@ -330,7 +330,7 @@ impl SendHalf {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Piece, SendHalf};
+    use super::{MAX_ISLANDS, MAX_RANGES, Piece, SendHalf};
     use crate::flow::receive::ReceiveHalf;
     use crate::tests::epoch;
 
@@ -365,6 +365,23 @@ mod tests {
     fn ack(rx: &mut ReceiveHalf, tx: &mut SendHalf) {
         let (cumulative, credit, fin, ranges) = rx.announce();
         tx.on_ack(epoch(), cumulative, credit, fin, ranges.as_slice());
+    }
+
+    #[test]
+    fn acknowledged_crumbs_are_remembered_up_to_a_bound() {
+        let mut tx = SendHalf::new();
+        tx.append(&[1; 60_000]);
+        while tx.take_piece(epoch(), 1200).is_some() {}
+        for offset in (1..60_000).step_by(2) {
+            tx.on_ack(epoch(), 0, 0, false, &[(offset, offset + 1)]);
+            tx.resend_holes();
+            assert!(tx.ranges() <= MAX_RANGES);
+        }
+        let again =
+            std::iter::from_fn(|| tx.take_piece(epoch(), 1200)).map(|p| p.len).sum::<usize>();
+        assert_eq!(again, 60_000 - MAX_ISLANDS);
+        tx.on_ack(epoch(), 60_000, 0, false, &[]);
+        assert!(tx.is_drained() && tx.ranges() == 0);
     }
 
     proptest! {

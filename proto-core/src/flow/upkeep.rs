@@ -24,18 +24,17 @@ impl Flows {
         let window = if flow.is_live() { flow.rx.window() } else { 0 };
         let holds = window + flow.tx.reserved();
         self.reserved = self.reserved - flow.reserved + holds;
-        self.inherited = self.inherited.min(self.reserved);
         flow.reserved = holds;
+        self.inherited = self.inherited.min(self.reserved + self.live as u64 * AHEAD_IDLE);
         if wanted == 0 {
             return;
         }
-        // Where there is no memory for what it wants, a flow still gets what every flow has: otherwise
-        // those in the middle of a transfer would wait for one another for ever.
+        // Where there is no memory for all that it wants, a flow still gets what every flow has:
+        // otherwise those in the middle of a transfer would wait for one another for ever.
         let first = wanted.min(AHEAD_IDLE.saturating_sub(flow.tx.reserved()));
-        let fits = |bytes: u64, what: Use| self.reserved + bytes <= what.limit(self.cap);
-        let wanted = if fits(wanted, Use::Growth) {
+        let wanted = if self.reserved + wanted <= Use::Growth.limit(self.cap) {
             wanted
-        } else if (first == wanted || first >= MIN_GRANT) && fits(first, Use::Reading) {
+        } else if first == wanted || first >= MIN_GRANT {
             first
         } else {
             self.starved.insert(idx);

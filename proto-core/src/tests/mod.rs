@@ -2,6 +2,7 @@
 
 mod chaos;
 mod handshake;
+mod limits;
 mod review;
 mod streams;
 mod world;

@@ -412,3 +412,60 @@ fn the_greatest_timestamp_of_a_reject_is_survived() {
     node.handle_datagram(now, Default::default(), from, None, len, &mut reject);
     world.run(secs(2), |_| false);
 }
+
+fn is_bounded(flows: &Flows) {
+    flows.tables(&mut |table| assert!(table.len <= table.bound, "{table:?}"));
+}
+
+fn small() -> Limits {
+    Limits { node_memory: 1 << 20, ..Limits::default() }
+}
+
+/// Clients that come and go while the other end hears nothing must not fill the memory with their
+/// resets.
+#[test]
+fn resets_that_nobody_hears_are_bounded() {
+    let mut pair = Pair::new();
+    pair.ends[0].set_limits(&small());
+    let accept = |pair: &mut Pair, n: u64| {
+        let (now, to) = (pair.now, pair.hashes[1]);
+        let service = ServiceName::default();
+        pair.ends[0].accept(now, ConnId::accepted(n), to, service)
+    };
+    let mut n = 0;
+    while accept(&mut pair, n).is_ok() {
+        let client = ConnId::accepted(n);
+        pair.ends[0].received(pair.now, client, b"GET");
+        let _lost = pair.fill(0, Lane::Express);
+        pair.ends[0].conn_reset(pair.now, client);
+        let _lost = pair.fill(0, Lane::Control);
+        pair.outputs(0);
+        n += 1;
+        assert!(n < 50_000, "no end of it");
+    }
+    is_bounded(&pair.ends[0]);
+    pair.now += secs(61);
+    let now = pair.now;
+    pair.ends[0].handle_timeout(now);
+    assert!(accept(&mut pair, n).is_ok(), "refused although all that is over");
+}
+
+/// A peer that opens and resets flows must not fill the queue of a shell that drains late.
+#[test]
+fn what_waits_for_the_shell_is_bounded() {
+    let mut pair = Pair::new();
+    pair.ends[1].set_limits(&small());
+    for n in 0..20_000 {
+        let client = pair.accept(n);
+        pair.ends[0].received(pair.now, client, b"GET");
+        let open = pair.fill(0, Lane::Express);
+        pair.hand(1, &open);
+        pair.ends[0].conn_reset(pair.now, client);
+        let reset = pair.fill(0, Lane::Control);
+        pair.hand(1, &reset);
+        let answers = pair.fill(1, Lane::Control);
+        pair.hand(0, &answers);
+        pair.outputs(0);
+        is_bounded(&pair.ends[1]);
+    }
+}

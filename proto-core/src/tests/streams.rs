@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::world::{Path, World, pattern};
+use crate::config::Limits;
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -186,10 +187,8 @@ fn draining_resets_what_does_not_finish() {
 fn memory_stays_below_its_cap_and_what_is_accepted_gets_through() {
     for seed in 50..56 {
         let cap = 2 << 20;
-        let mut world = World::new(seed, Path::lossy(20, 0.05));
-        for node in world.nodes.iter_mut().flatten() {
-            node.set_flow_cap(cap);
-        }
+        let limits = Limits { node_memory: cap, ..Limits::default() };
+        let mut world = World::with_limits(seed, Path::lossy(20, 0.05), [limits.clone(), limits]);
         let data: Vec<_> = (0..60).map(|n| pattern(seed * 100 + n, 150_000)).collect();
         let clients: Vec<_> = data.iter().map(|data| world.connect(data, true)).collect();
         let below = move |w: &World| {

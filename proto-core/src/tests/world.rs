@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::epoch;
+use crate::config::Limits;
 use crate::rng::Rng;
+use crate::status::Table;
 use crate::{Action, Config, ConnId, ListenerId, Node, SocketId, TcpEvent};
 
 /// What the link does, each way.
@@ -75,6 +77,8 @@ pub(super) struct World {
     /// Every datagram, with its sender.
     pub log: Vec<(usize, Vec<u8>)>,
     pub keep_log: bool,
+    /// Everything but the packets of sessions is lost.
+    pub no_handshakes: bool,
     /// Origins answer with this many bytes for each one received, and close after the client did.
     pub echo: bool,
     pub refuse_dials: bool,
@@ -90,6 +94,10 @@ fn config(text: &str) -> Config {
 
 impl World {
     pub(super) fn new(seed: u64, path: Path) -> Self {
+        Self::with_limits(seed, path, [Limits::default(), Limits::default()])
+    }
+
+    pub(super) fn with_limits(seed: u64, path: Path, limits: [Limits; 2]) -> Self {
         let a = format!(
             "node_id = \"a\"\nregion = \"x\"\n[listen]\nrelay_addr = \"127.0.0.1:1\"\n\
              tcp_addr = \"127.0.0.1:2\"\n[[peers]]\nnode_id = \"b\"\n\
@@ -100,7 +108,9 @@ impl World {
              [origins]\ndefault = \"127.0.0.1:80\"\n[[peers]]\nnode_id = \"a\"\n\
              addr = \"10.0.0.1:4433\"\nshared_key = \"{KEY}\"\n"
         );
-        Self::with_configs(seed, path, [config(&a), config(&b)])
+        let [mut a, mut b] = [config(&a), config(&b)];
+        [a.limits, b.limits] = limits;
+        Self::with_configs(seed, path, [a, b])
     }
 
     pub(super) fn with_configs(seed: u64, path: Path, configs: [Config; 2]) -> Self {
@@ -122,6 +132,7 @@ impl World {
             addrs: [([10, 0, 0, 1], 4433).into(), ([10, 0, 0, 2], 4433).into()],
             log: Vec::new(),
             keep_log: false,
+            no_handshakes: false,
             echo: true,
             refuse_dials: false,
             dials: 0,
@@ -267,6 +278,9 @@ impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, datagram: Vec<u8>) {
         let copies = if self.rng.unit() < self.path.duplicate { 2 } else { 1 };
         for _ in 0..copies {
+            if self.no_handshakes && datagram.first() != Some(&5) {
+                continue;
+            }
             if self.path.cut || self.rng.unit() < self.path.loss {
                 continue;
             }
@@ -382,6 +396,17 @@ impl World {
             }
         }
         any
+    }
+
+    /// Every queue and table of every node is within its bound.
+    pub(super) fn check_tables(&self, see: &mut dyn FnMut(&Table)) {
+        for (at, node) in self.nodes.iter().enumerate() {
+            let check = &mut |table: Table| {
+                assert!(table.len <= table.bound && table.bound > 0, "node {at}: {table:?}");
+                see(&table);
+            };
+            node.iter().for_each(|node| node.tables(check));
+        }
     }
 
     pub(super) fn are_over(&self) -> bool {

@@ -336,8 +336,8 @@ impl Tunnel {
         packet.extend_from_slice(&mac);
         let lives = Lives { local: shared.incarnation, remote: Incarnation(theirs.incarnation) };
         let indices = (index, initiation.sender);
-        let mut session = Session::new(now, indices, false, lives, theirs.fec_ring_log2, &raw);
-        session.rekey_after = self.rekey_after;
+        let (ring, rekey) = (theirs.fec_ring_log2, self.rekey_after);
+        let session = Session::new(now, indices, false, lives, ring, rekey, &raw);
         if self.unconfirmed.len() >= MAX_OPEN {
             let (oldest, _) = self.unconfirmed.remove(0);
             shared.indices.remove(&oldest.local);
@@ -417,9 +417,8 @@ impl Tunnel {
             Lives { local: shared.incarnation, remote: Incarnation(payload.hello.incarnation) };
         let indices = (attempt.index, response.sender);
         let ring = payload.hello.fec_ring_log2;
-        let mut session = Session::new(now, indices, true, lives, ring, &raw);
+        let mut session = Session::new(now, indices, true, lives, ring, self.rekey_after, &raw);
         session.begun = attempt.sent;
-        session.rekey_after = self.rekey_after;
         let allowance =
             (attempt.to != from).then_some(3 * crate::wire::packet::RESPONSE_LEN as u64);
         self.drop_attempts(shared);

@@ -76,6 +76,7 @@ impl Session {
         is_initiator: bool,
         lives: Lives,
         fec_ring_log2: u8,
+        rekey_after: Duration,
         keys: &RawKeys,
     ) -> Self {
         let to_responder = PacketKey::new(&keys.initiator_to_responder);
@@ -89,7 +90,7 @@ impl Session {
             begun: now,
             adopted: now,
             is_initiator,
-            rekey_after: Duration::from_secs(120),
+            rekey_after,
             lives,
             fec_ring: 1u64.checked_shl(u32::from(fec_ring_log2)).unwrap_or(u64::MAX),
             arrivals: Arrivals::default(),
