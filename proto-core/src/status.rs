@@ -58,6 +58,9 @@ pub struct Table {
     pub bound: u64,
 }
 
+/// How full one kind of table of a `T` is: its name, its length, its bound.
+pub(crate) type Gauge<T> = (&'static str, fn(&T) -> usize, usize);
+
 /// One neighbour.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PeerStatus {

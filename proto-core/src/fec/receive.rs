@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::codec::{BlockShape, Codec};
 use super::{MAX_K, MAX_PARITY, ParityHeader, SHARD_PREFIX, shard_len};
 use crate::ids::Ssn;
+use crate::status::Gauge;
 
 /// Blocks whose parity waits for more. At the bound the oldest is forgotten.
 const MAX_PENDING: usize = 32;
@@ -70,7 +71,7 @@ pub(crate) struct BlockReceiver {
 
 impl BlockReceiver {
     /// Name, length and bound of what may fill up.
-    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 3] = [
+    pub(crate) const TABLES: [Gauge<Self>; 3] = [
         ("fec_blocks_in", |receiver| receiver.pending.len(), MAX_PENDING),
         ("fec_parity_kept", Self::most_parity, MAX_PARITY),
         ("fec_buffers_in", |receiver| receiver.spare.len(), MAX_PENDING),

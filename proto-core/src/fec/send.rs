@@ -7,6 +7,7 @@ use super::codec::{BlockShape, Codec, Generator};
 use super::{Estimate, Ladder, MAX_K, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, shard_len};
 use crate::config::FixedFec;
 use crate::ids::Ssn;
+use crate::status::Gauge;
 
 /// A block that did not fill up closes this long after its first symbol, if more was waiting all the
 /// time, …
@@ -129,7 +130,7 @@ pub(crate) struct BlockSender {
 
 impl BlockSender {
     /// Name, length and bound of what may fill up.
-    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 4] = [
+    pub(crate) const TABLES: [Gauge<Self>; 4] = [
         ("fec_open_symbols", |sender| sender.open.ends.len(), MAX_K),
         ("fec_blocks_out", |sender| sender.pending.len(), MAX_PENDING),
         ("fec_blocks_finished", |sender| sender.finished.len(), MAX_FINISHED),

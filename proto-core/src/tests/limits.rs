@@ -84,6 +84,21 @@ fn the_smallest_node_serves_a_few_at_a_time_and_refuses_the_rest() {
 }
 
 #[test]
+fn a_transfer_goes_on_while_idle_connections_hold_the_memory() {
+    let limits = Limits { node_memory: 1 << 20, flow_window: 1 << 20, ..Limits::default() };
+    let mut world = World::with_limits(75, Path::clean(20), both(limits));
+    let data = pattern(1, 3_000_000);
+    let bulk = world.connect(&data, true);
+    let has = |w: &World, n: usize| w.conns[1].values().any(|origin| origin.incoming.len() >= n);
+    assert!(world.run(secs(20), |w| has(w, 600_000)));
+    (0..12).for_each(|_| {
+        world.connect(b"x", false);
+    });
+    assert!(world.run(secs(120), |w| w.conns[0][&bulk].eof_received), "stuck");
+    assert!(world.client(bulk).incoming == data);
+}
+
+#[test]
 fn a_window_of_64_kib_bounds_what_is_under_way() {
     let limits = Limits { flow_window: 64 << 10, ..Limits::default() };
     let mut world = World::with_limits(71, Path::clean(50), both(limits));

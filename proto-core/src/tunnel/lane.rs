@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::ids::{Lane, Ssn};
+use crate::status::Gauge;
 use crate::tunnel::symbols;
 use crate::wire::ack::LanePart;
 
@@ -86,7 +87,7 @@ impl SendLane {
     }
 
     /// Name, length and bound of what may fill up.
-    pub(crate) const TABLES: [(&str, fn(&Self) -> usize, usize); 4] = [
+    pub(crate) const TABLES: [Gauge<Self>; 4] = [
         ("lane_symbols", |lane| lane.symbols.len(), MAX_OUTSTANDING as usize),
         ("lane_judged", |lane| lane.judged.len(), MAX_NOTED),
         ("lane_repairs", |lane| lane.repairs.len(), MAX_NOTED),
