@@ -21,6 +21,9 @@ pub struct LinkConfig {
     pub duplicate: f64,
     /// Share of packets that arrive with one bit flipped, 0 to 1.
     pub corrupt: f64,
+    /// Share of packets offered behind which one of the [`REPLAY_MEMORY`](super::REPLAY_MEMORY)
+    /// before them is sent again, as it was offered, 0 to 1.
+    pub replay: f64,
 }
 
 /// A bottleneck with a drop-tail queue.
@@ -30,9 +33,12 @@ pub struct Rate {
     pub mbps: f64,
     /// How much may wait.
     pub queue: QueueLimit,
+    /// A packet that finds more than this waiting is marked (ECN CE) if it is capable. `None`: the
+    /// queue never marks.
+    pub mark_above: Option<QueueLimit>,
 }
 
-/// The most that a queue holds. An empty queue takes any packet.
+/// A length of a queue, what is being sent included. As a limit: an empty queue takes any packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueLimit {
     /// Bytes of IP packets.
@@ -141,6 +147,7 @@ impl LinkConfig {
     pub fn validate(&self) -> Result<(), LinkConfigError> {
         share("duplicate", self.duplicate, 1.0)?;
         share("corrupt", self.corrupt, 1.0)?;
+        share("replay", self.replay, 1.0)?;
         if let Some(reorder) = self.reorder {
             share("reorder", reorder.probability, 1.0)?;
         }

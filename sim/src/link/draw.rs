@@ -25,12 +25,21 @@ pub(super) struct Chance {
 }
 
 impl Chance {
-    /// `None` for a probability of zero: an absent element draws nothing.
-    pub(super) fn new(probability: f64, rng: ChaCha8Rng) -> Option<Self> {
-        (probability > 0.0).then_some(Self { probability, rng })
+    pub(super) fn new(probability: f64, rng: ChaCha8Rng) -> Self {
+        Self { probability, rng }
     }
 
+    /// The stream goes on where it stood.
+    pub(super) fn set(&mut self, probability: f64) {
+        self.probability = probability;
+    }
+
+    pub(super) fn is_present(&self) -> bool {
+        self.probability > 0.0
+    }
+
+    /// Whether it happens. One draw, or none while the element is absent.
     pub(super) fn roll(&mut self) -> bool {
-        below(self.rng.next_u64(), self.probability)
+        self.is_present() && below(self.rng.next_u64(), self.probability)
     }
 }

@@ -7,10 +7,12 @@ use super::config::{Burst, Loss};
 use super::draw::below;
 use crate::time::{Time, nanos};
 
-/// Decides over one packet after another. Exactly one draw each.
+/// Decides over one packet after another. Exactly one draw each, none while it is absent.
 #[derive(Debug)]
 pub(super) struct LossElement {
-    model: Model,
+    config: Loss,
+    /// `None` where nothing is lost.
+    model: Option<Model>,
     rng: ChaCha8Rng,
 }
 
@@ -36,41 +38,25 @@ enum Model {
 }
 
 impl LossElement {
-    /// `None` where nothing is lost. The config was validated.
-    pub(super) fn new(loss: Loss, mut rng: ChaCha8Rng) -> Option<Self> {
-        let model = match loss {
-            Loss::None => return None,
-            Loss::Bernoulli { average } | Loss::GilbertElliott { average, .. }
-                if average <= 0.0 =>
-            {
-                return None;
-            }
-            Loss::Bernoulli { average } => Model::Bernoulli { average },
-            Loss::GilbertElliott { average, mean_burst } => {
-                // The first state is drawn from the stationary distribution, so that the average
-                // holds from the first packet on.
-                let bad = below(rng.next_u64(), average);
-                match mean_burst {
-                    Burst::Packets(mean) => {
-                        let out_of_bad = 1.0 / mean;
-                        let into_bad = average * out_of_bad / (1.0 - average);
-                        Model::PerPacket { bad, into_bad, out_of_bad }
-                    }
-                    Burst::Time(mean) => {
-                        let out_of_bad = 1.0 / nanos(mean) as f64;
-                        let forgets = out_of_bad / (1.0 - average);
-                        Model::PerTime { bad, average, forgets, seen: Time::ZERO }
-                    }
-                }
-            }
-        };
-        Some(Self { model, rng })
+    /// The config was validated.
+    pub(super) fn new(config: Loss, mut rng: ChaCha8Rng) -> Self {
+        let model = Model::new(config, Time::ZERO, &mut rng);
+        Self { config, model, rng }
+    }
+
+    /// The stream goes on where it stood; another chain draws its first state from it.
+    pub(super) fn set(&mut self, config: Loss, now: Time) {
+        if self.config != config {
+            self.config = config;
+            self.model = Model::new(config, now, &mut self.rng);
+        }
     }
 
     /// Whether the packet that enters the long wire at `at` is lost. `at` must not run backwards.
     pub(super) fn next(&mut self, at: Time) -> bool {
+        let Some(model) = &mut self.model else { return false };
         let draw = self.rng.next_u64();
-        match &mut self.model {
+        match model {
             Model::Bernoulli { average } => below(draw, *average),
             Model::PerPacket { bad, into_bad, out_of_bad } => {
                 let lost = *bad;
@@ -87,5 +73,36 @@ impl LossElement {
                 *bad
             }
         }
+    }
+}
+
+impl Model {
+    fn new(loss: Loss, now: Time, rng: &mut ChaCha8Rng) -> Option<Self> {
+        let (average, mean_burst) = match loss {
+            Loss::None => return None,
+            Loss::Bernoulli { average } => (average, None),
+            Loss::GilbertElliott { average, mean_burst } => (average, Some(mean_burst)),
+        };
+        if average <= 0.0 {
+            return None;
+        }
+        let Some(mean_burst) = mean_burst else {
+            return Some(Self::Bernoulli { average });
+        };
+        // The first state is drawn from the stationary distribution, so that the average holds
+        // from the first packet on.
+        let bad = below(rng.next_u64(), average);
+        Some(match mean_burst {
+            Burst::Packets(mean) => {
+                let out_of_bad = 1.0 / mean;
+                let into_bad = average * out_of_bad / (1.0 - average);
+                Self::PerPacket { bad, into_bad, out_of_bad }
+            }
+            Burst::Time(mean) => {
+                let out_of_bad = 1.0 / nanos(mean) as f64;
+                let forgets = out_of_bad / (1.0 - average);
+                Self::PerTime { bad, average, forgets, seen: now }
+            }
+        })
     }
 }

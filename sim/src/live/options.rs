@@ -213,7 +213,11 @@ impl DemoOptions {
         };
         LinkConfig {
             mtu: Some(MTU),
-            rate: Some(Rate { mbps: self.rate_mbps, queue: QueueLimit::Time(self.queue) }),
+            rate: Some(Rate {
+                mbps: self.rate_mbps,
+                queue: QueueLimit::Time(self.queue),
+                mark_above: None,
+            }),
             loss,
             delay: self.rtt / 2,
             ..LinkConfig::default()
