@@ -17,7 +17,7 @@ const RATE_MBPS: u32 = 10_000;
 const WARM_UP: u64 = 64 << 20;
 /// Datagrams in a batch at most, as `entrouter-mio` asks for.
 const SEGMENTS: usize = 32;
-/// Turns without a byte delivered after which the pump counts as stuck. The handshake takes about ten.
+/// Turns without a byte delivered after which the pump counts as stuck. The handshake takes a few.
 const MAX_IDLE_TURNS: u32 = 100_000;
 
 /// The client's node, and the origin's.
