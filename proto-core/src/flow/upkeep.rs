@@ -179,7 +179,9 @@ impl Flows {
         let Some(flow) = self.flows.get_mut(idx) else { return };
         let Some(remote) = self.remotes.get(&flow.remote) else { return };
         if flow.key.is_none() {
-            if now.saturating_duration_since(flow.created) >= ROUTE_WAIT {
+            // A way that is there, but full or losing all it is given, is waited for.
+            let since = remote.down_since.map(|down| down.max(flow.created));
+            if since.is_some_and(|since| now.saturating_duration_since(since) >= ROUTE_WAIT) {
                 tracing::debug!(conn = ?flow.conn_id, "no way to the destination");
                 self.abort_conn(idx);
                 self.reset(now, idx, ResetCode::Unreachable, 0);

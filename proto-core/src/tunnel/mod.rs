@@ -61,6 +61,9 @@ const MAX_ACK_DELAY: Duration = Duration::from_millis(2);
 const ACK_EVERY: u32 = 16;
 /// Silence after which a neighbour counts as down, at least; and in probe intervals.
 const DOWN_AFTER: Duration = Duration::from_secs(3);
+/// Probe timeouts back off to no more than this: a probe costs as little as a PING, and a path that
+/// comes back is used again that soon.
+const MAX_PTO: Duration = Duration::from_millis(500);
 const DOWN_AFTER_PROBES: u32 = 6;
 /// Late packets are waited for at least this long before they count as lost.
 const MIN_REORDERING: Duration = Duration::from_millis(1);
@@ -271,6 +274,10 @@ impl Tunnel {
         &self.keys
     }
 
+    pub(crate) fn packets_accepted(&self) -> u64 {
+        self.counters.packets_in
+    }
+
     /// Whether authenticated traffic arrived lately.
     pub(crate) fn is_up(&self, now: Instant) -> bool {
         self.current.is_some()
@@ -460,8 +467,9 @@ impl Tunnel {
         if !self.has_unacked() {
             return None;
         }
-        let pto = self.rtt.pto(MAX_ACK_DELAY) * 2u32.saturating_pow(self.pto_backoff.min(6));
-        self.last_eliciting.map(|at| at + pto.min(Duration::from_secs(2)))
+        let first = self.rtt.pto(MAX_ACK_DELAY);
+        let pto = first * 2u32.saturating_pow(self.pto_backoff.min(6));
+        self.last_eliciting.map(|at| at + pto.min(first.max(MAX_PTO)))
     }
 
     /// How long a packet counts as in flight when nothing is heard of it. Acknowledgements may all be
