@@ -1,15 +1,31 @@
-//! Simulated links and the live demo of Entrouter Line.
+//! A deterministic simulator of Entrouter Line, and its live demo.
 //!
-//! - [`link`]: one direction of a long link (rate and queue, loss, delay), pure: it is handed the
-//!   time and a seed, and reads neither clock nor operating system.
+//! The cores are the real ones, never a reimplementation. What is around them is simulated: a virtual
+//! clock, links, TCP clients and origins. A run is a function of one number, its seed.
+//!
+//! From the outside inwards:
+//!
+//! - [`cli`]: the commands of `entrouter-sim`.
+//! - [`scenario`]: a scenario as text (TOML) and what is expected of it; [`stage`]: a run of one;
+//!   [`outcome`]: what it found out; [`report`]: that as a page with plots.
+//! - [`chaos`]: a whole world sampled from a seed; [`mod@sweep`]: many seeds on all cores.
+//! - [`engine`]: the event loop, hosts, network, faults and checks. To run a core of your own in it,
+//!   start there.
+//! - [`traffic`]: what clients and origins do; [`mesh`]: PoPs as they would be configured.
+//! - [`link`]: one direction of a link, pure: it is handed the time and a seed.
 //! - [`seed`] and [`time`]: what everything simulated shares.
-//! - `live` (feature `live`, on by default): an origin, two PoPs on real loopback sockets, and such
-//!   a link between them.
+//! - `quic` (feature `compare`, on by default): what a user would do without a relay.
+//! - `live` (feature `live`, on by default): an origin, two PoPs on real loopback sockets, and a
+//!   simulated link between them in real time.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod engine;
 pub mod link;
 #[cfg(feature = "live")]
 pub mod live;
+pub mod mesh;
+pub mod outcome;
 pub mod seed;
 pub mod time;
+pub mod traffic;

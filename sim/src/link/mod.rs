@@ -233,6 +233,12 @@ impl<P: Datagram> Link<P> {
         self.in_flight.len()
     }
 
+    /// How long a packet offered now would wait at the bottleneck before its own first bit leaves.
+    #[must_use]
+    pub fn queueing_delay(&self, now: Time) -> Duration {
+        self.bottleneck.busy_until(now).since(now)
+    }
+
     /// Bytes that wait at the bottleneck, with what is being sent.
     #[must_use]
     pub fn backlog(&self, now: Time) -> u64 {

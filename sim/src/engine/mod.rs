@@ -1,0 +1,405 @@
+//! The engine: cores on simulated hosts, links between them, clients and origins at their sides, all
+//! under one virtual clock.
+//!
+//! One thread, one event heap ordered by (time, sequence), one seed. Nothing here reads a clock or the
+//! operating system's randomness, so a run is a function of its seed: the same seed gives the same
+//! [trace hash](Trace), on every machine and in every build profile.
+//!
+//! A host runs anything that implements [`Core`]: a [`Node`](entrouter_proto::Node), or a wrapper of
+//! your own around one. See `examples/own_wrapper.rs`:
+//!
+//! 1. [`Engine::new`] with a [`Seed`],
+//! 2. [`Engine::add_host`], [`Engine::add_link`], [`Engine::add_workload`], [`Engine::schedule`],
+//! 3. [`Engine::run`], and [`Engine::outcome`].
+//!
+//! While it runs, it checks what must always hold: every byte that arrives is the one that was sent
+//! at that place of that stream; a clean end comes after the last byte; a connection ends by a reset
+//! only for a cause; no request reaches two origins; no packet counter is used twice; no datagram
+//! changes a node's state twice, and a damaged one never; no table exceeds its bound; no packet
+//! vanishes uncounted; no core wants to be called back for ever at one moment. What does not hold is a
+//! violation in the [`Outcome`](crate::outcome::Outcome).
+
+mod core;
+mod fault;
+mod host;
+mod look;
+mod network;
+mod packet;
+mod queue;
+mod tcp;
+mod trace;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use entrouter_proto::TimerReason;
+
+pub use self::core::{Boot, Core, MakeCore, data_header};
+pub use fault::{Fault, Rebind};
+pub use host::HostId;
+pub use network::{LinkId, NatConfig};
+pub use trace::{Difference, Trace, diff};
+
+use crate::link::{LinkConfig, LinkConfigError};
+use crate::seed::Seed;
+use crate::time::Time;
+use crate::traffic::{Arrivals, Deal, Meter, Workload};
+use host::{Host, Origin};
+use look::Sampler;
+use network::Network;
+use queue::{Event, EventQueue};
+
+/// What a right wall clock shows when a run begins: 2027-01-15, 08:00 UTC.
+pub const UNIX_START: Duration = Duration::from_secs(1_800_000_000);
+
+/// Timers of one host at one moment, beyond which it is taken to spin.
+const MAX_WAKES: u32 = 1_000;
+/// Rounds of giving to and taking from a core at one moment, beyond which it is taken to spin.
+const MAX_ROUNDS: u32 = 10_000;
+/// Datagrams asked of a core at a time, as GSO would take them.
+const MAX_SEGMENTS: usize = 16;
+/// Violations that are kept; a run that has so many ends.
+const MAX_VIOLATIONS: usize = 20;
+
+/// Why something cannot be added to an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The core of a host could not be made.
+    #[error("host {host}: {error}")]
+    Core {
+        /// Its name.
+        host: String,
+        /// What its maker said.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// There is no such link.
+    #[error("link {link}: {error}")]
+    Link {
+        /// Its name.
+        link: String,
+        /// What is wrong with it.
+        error: LinkConfigError,
+    },
+    /// Clients have nowhere to connect.
+    #[error("workload {workload}: {host} has no listener that leads to it at {dest}")]
+    Listener {
+        /// The workload's name.
+        workload: String,
+        /// Where the clients are.
+        host: String,
+        /// Where they want to be taken.
+        dest: String,
+    },
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Engine {
+    seed: Seed,
+    /// The virtual zero. An `Instant` has no other beginning than a look at a clock; only
+    /// differences to it matter.
+    epoch: Instant,
+    now: Time,
+    queue: EventQueue,
+    hosts: Vec<Host>,
+    network: Network,
+    workloads: Vec<Stage>,
+    deals: Vec<Deal>,
+    /// Deals that are not over, and workloads that will open more.
+    open: usize,
+    faults: Vec<Fault>,
+    /// Connections may be reset meanwhile, because of this.
+    excuse: Option<&'static str>,
+    trace: Trace,
+    violations: Vec<String>,
+    packets: u64,
+    sampler: Option<Sampler>,
+    buffers: Buffers,
+}
+
+/// A workload with what it is measured by.
+#[derive(Debug)]
+struct Stage {
+    workload: Workload,
+    meter: Meter,
+    opened: u32,
+}
+
+/// Memory that is used again.
+#[derive(Debug, Default)]
+struct Buffers {
+    transmit: Vec<u8>,
+    payload: Vec<u8>,
+    expected: Vec<u8>,
+    packets: Vec<Vec<u8>>,
+}
+
+impl Engine {
+    /// An empty world.
+    #[must_use]
+    pub fn new(seed: Seed, trace: Trace) -> Self {
+        let mut engine = Self {
+            seed,
+            epoch: Instant::now(),
+            now: Time::ZERO,
+            queue: EventQueue::default(),
+            hosts: Vec::new(),
+            network: Network::default(),
+            workloads: Vec::new(),
+            deals: Vec::new(),
+            open: 0,
+            faults: Vec::new(),
+            excuse: None,
+            trace,
+            violations: Vec::new(),
+            packets: 0,
+            sampler: None,
+            buffers: Buffers::default(),
+        };
+        engine.queue.put(Time::ZERO + look::INTERVAL, Event::Look);
+        engine
+    }
+
+    /// Adds a host and starts it. Others reach it at `addr`, or see it there if a NAT is before it.
+    /// Its wall clock is ahead of the right one by `clock_ahead` nanoseconds.
+    ///
+    /// # Errors
+    /// [`SetupError::Core`] if `make` fails.
+    pub fn add_host(
+        &mut self,
+        name: &str,
+        addr: SocketAddr,
+        nat: Option<NatConfig>,
+        clock_ahead: i64,
+        make: MakeCore,
+    ) -> Result<HostId, SetupError> {
+        let id = HostId(self.hosts.len());
+        self.hosts.push(Host::new(name.to_owned(), make, clock_ahead));
+        self.network.add_host(addr, nat);
+        self.boot(id).map_err(|error| SetupError::Core { host: name.to_owned(), error })?;
+        Ok(id)
+    }
+
+    /// Links two hosts; `forth` is the direction from the first to the second.
+    ///
+    /// # Errors
+    /// [`SetupError::Link`] if there is no such link.
+    pub fn add_link(
+        &mut self,
+        ends: (HostId, HostId),
+        forth: &LinkConfig,
+        back: &LinkConfig,
+    ) -> Result<(LinkId, LinkId), SetupError> {
+        let mut add = |(from, to): (HostId, HostId), config| {
+            let name = format!("{}>{}", self.hosts[from.0].name, self.hosts[to.0].name);
+            let seed = self.seed.child(&format!("link {name}"));
+            self.network
+                .add_link(name.clone(), (from, to), config, seed)
+                .map_err(|error| SetupError::Link { link: name, error })
+        };
+        Ok((add(ends, forth)?, add((ends.1, ends.0), back)?))
+    }
+
+    /// Adds clients and their origin. The origin is what the host at `workload.to` dials as
+    /// [`Workload::target`]; the clients connect to the listener of the host at `workload.from` that
+    /// leads to the service called as the workload.
+    ///
+    /// # Errors
+    /// [`SetupError::Listener`] if there is none.
+    pub fn add_workload(&mut self, workload: Workload) -> Result<(), SetupError> {
+        let (from, to) = (&self.hosts[workload.from.0], &self.hosts[workload.to.0]);
+        let listener = from.core.as_ref().and_then(|c| c.listener(&to.name, &workload.name));
+        if listener.is_none() {
+            return Err(SetupError::Listener {
+                workload: workload.name,
+                host: from.name.clone(),
+                dest: to.name.clone(),
+            });
+        }
+        let nth = self.workloads.len();
+        let origin = Origin { workload: nth, refuses: workload.refused };
+        self.hosts[workload.to.0].origins.insert(workload.target(), origin);
+        let times = match workload.arrivals {
+            Arrivals::Together(count) => count,
+            Arrivals::Every { .. } => 1,
+        };
+        for _ in 0..times {
+            self.queue.put(Time::ZERO + workload.start, Event::Open(nth));
+            self.open += 1;
+        }
+        self.workloads.push(Stage { workload, meter: Meter::default(), opened: 0 });
+        Ok(())
+    }
+
+    /// Lets something go wrong at `at` after the start.
+    pub fn schedule(&mut self, at: Duration, fault: Fault) {
+        self.queue.put(Time::ZERO + at, Event::Fault(self.faults.len()));
+        self.faults.push(fault);
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Whether no connection is open and none will be opened.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.open == 0
+    }
+
+    /// What must never happen and did.
+    #[must_use]
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    /// Datagrams put on links so far.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// The trace.
+    pub fn trace(&mut self) -> &mut Trace {
+        &mut self.trace
+    }
+
+    /// The core of a host; `None` while it is down.
+    #[must_use]
+    pub fn core(&self, host: HostId) -> Option<&dyn Core> {
+        self.hosts[host.0].core.as_deref()
+    }
+
+    /// Lets time pass until every connection of every workload is over, but no longer than until
+    /// `end` after the start of the run.
+    pub fn run(&mut self, end: Duration) {
+        self.advance(Time::ZERO + end, true);
+    }
+
+    /// Lets time pass until `end` after the start of the run, whatever happens.
+    pub fn run_until(&mut self, end: Duration) {
+        self.advance(Time::ZERO + end, false);
+    }
+
+    fn advance(&mut self, end: Time, while_open: bool) {
+        while self.violations.len() < MAX_VIOLATIONS && !(while_open && self.is_done()) {
+            if self.queue.next_at().is_none_or(|at| at > end) {
+                self.now = self.now.max(end);
+                return;
+            }
+            let Some((at, event)) = self.queue.take() else { return };
+            self.now = self.now.max(at);
+            self.happen(at, event);
+        }
+    }
+
+    fn happen(&mut self, at: Time, event: Event) {
+        match event {
+            Event::Timer(host) => {
+                // Another may have been set since, for an earlier time.
+                if self.hosts[host.0].armed == Some(at) {
+                    self.hosts[host.0].armed = None;
+                    self.wake(host);
+                }
+            }
+            Event::Arrival(link) => {
+                if self.network.links[link.0].armed == Some(at) {
+                    self.network.links[link.0].armed = None;
+                    self.arrive(link);
+                }
+            }
+            Event::Open(workload) => self.open(workload),
+            Event::Ask(deal) => self.ask(deal),
+            Event::Stop(deal) => self.stop(deal),
+            Event::Read(host, conn) => self.read_slowly(host, conn),
+            Event::Dialled(host, conn) => self.dialled(host, conn),
+            Event::Fault(nth) => self.fail(nth),
+            Event::Look => self.look(),
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.now.as_nanos())
+    }
+
+    fn violate(&mut self, what: &str) {
+        if self.violations.len() < MAX_VIOLATIONS {
+            self.violations.push(format!("at {:?}: {what}", self.now));
+        }
+    }
+
+    /// A timer of the host's core is due.
+    fn wake(&mut self, id: HostId) {
+        let now = self.instant();
+        let host = &mut self.hosts[id.0];
+        let Some(core) = &mut host.core else { return };
+        if let Some((_, why)) = core.poll_timeout().filter(|(at, _)| *at <= now) {
+            host.woken = match host.woken {
+                (at, count) if at == self.now => (at, count + 1),
+                _ => (self.now, 1),
+            };
+            self.trace.record(self.now, &host.name, "timer", &[], reason(why));
+            core.handle_timeout(now);
+            if host.woken.1 > MAX_WAKES {
+                let what = format!("{} spins: woken {MAX_WAKES} times for {why:?}", host.name);
+                self.violate(&what);
+                self.crash(id);
+                return;
+            }
+        }
+        self.settle(id);
+    }
+
+    /// Gives to and takes from the host's core until it has nothing more to say, and sets its timer.
+    fn settle(&mut self, id: HostId) {
+        let now = self.instant();
+        for round in 0.. {
+            if round > MAX_ROUNDS {
+                let what = format!("{} does not come to rest", self.hosts[id.0].name);
+                self.violate(&what);
+                self.crash(id);
+                return;
+            }
+            let acted = self.act_all(id);
+            self.transmit_all(id);
+            let Some(core) = &self.hosts[id.0].core else { return };
+            let due = core.poll_timeout();
+            let output = matches!(due, Some((at, TimerReason::Output)) if at <= now);
+            if acted || output {
+                continue;
+            }
+            if let Some((at, _)) = due {
+                let at = Time::ZERO + at.saturating_duration_since(self.epoch);
+                self.arm(id, at.max(self.now));
+            }
+            return;
+        }
+    }
+
+    fn arm(&mut self, id: HostId, at: Time) {
+        let armed = &mut self.hosts[id.0].armed;
+        if armed.is_none_or(|set| at < set) {
+            *armed = Some(at);
+            self.queue.put(at, Event::Timer(id));
+        }
+    }
+}
+
+fn reason(why: TimerReason) -> &'static str {
+    match why {
+        TimerReason::Output => "output",
+        TimerReason::Handshake => "handshake",
+        TimerReason::Probe => "probe",
+        TimerReason::Recovery => "recovery",
+        TimerReason::Fec => "fec",
+        TimerReason::Pacing => "pacing",
+        TimerReason::Flow => "flow",
+        TimerReason::Drain => "drain",
+    }
+}

@@ -1,0 +1,165 @@
+//! What a run found out, as numbers: for tables, JSON, expectations and plots.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::link::LinkCounters;
+
+/// The result of one run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Name of the scenario and, after a slash, of its case.
+    pub scenario: String,
+    /// The seed that reproduces it.
+    pub seed: u64,
+    /// Hash over times, lengths and plaintext of everything that happened, in hex.
+    pub trace_hash: String,
+    /// Virtual seconds.
+    pub seconds: f64,
+    /// Datagrams put on links.
+    pub packets: u64,
+    /// Everything that must never happen and did; empty if all is well.
+    pub violations: Vec<String>,
+    /// By name.
+    pub workloads: BTreeMap<String, WorkloadOutcome>,
+    /// Each direction of each link, by name (`a>b`).
+    pub links: BTreeMap<String, LinkCounters>,
+    /// What the nodes counted, by tunnel (`a>b`: at `a`, towards `b`).
+    pub tunnels: BTreeMap<String, TunnelOutcome>,
+    /// The scenario's expectations.
+    pub expectations: Vec<ExpectationOutcome>,
+    /// How things went over time, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
+}
+
+impl Outcome {
+    /// Whether nothing is wrong: no violation, and every expectation held.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        self.violations.is_empty() && self.expectations.iter().all(|e| e.held)
+    }
+}
+
+/// The result of one workload.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct WorkloadOutcome {
+    /// Connections opened by clients.
+    pub connections: u64,
+    /// Of them, those in which every byte arrived both ways and both ends closed in order.
+    pub completed: u64,
+    /// Of them, those that ended by a reset for which the run had a cause (a client or an origin that
+    /// resets, a refusing origin, a PoP that crashed).
+    pub reset: u64,
+    /// Application bytes that arrived at origins.
+    pub bytes_up: u64,
+    /// Application bytes that arrived at clients.
+    pub bytes_down: u64,
+    /// Exchanges (a request and its whole answer) completed.
+    pub exchanges: u64,
+    /// Payload of both directions over the time from the first connection to the last byte, Mbit/s.
+    pub goodput_mbps: f64,
+    /// The same over the second half of that time.
+    pub second_half_mbps: f64,
+    /// The longest time in which nothing arrived at either end while a connection was busy, ms.
+    pub longest_gap_ms: f64,
+    /// Time of an exchange from the first byte of the request to the last of the answer, as the
+    /// client sees it; absent if none completed.
+    pub latency: Option<Latency>,
+    /// The time of each exchange in microseconds, in order of completion.
+    #[serde(skip)]
+    pub samples_us: Vec<u64>,
+}
+
+/// Percentiles of exact samples, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Latency {
+    /// Least.
+    pub min_ms: f64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 95th percentile.
+    pub p95_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+    /// 99.9th percentile.
+    pub p999_ms: f64,
+    /// Greatest.
+    pub max_ms: f64,
+}
+
+/// What one tunnel counted, over all lives of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct TunnelOutcome {
+    /// UDP payload bytes sent.
+    pub bytes_out: u64,
+    /// Datagrams sent.
+    pub packets_out: u64,
+    /// Source symbols sent for the first time.
+    pub symbols_out: u64,
+    /// Parity symbols sent.
+    pub parity_out: u64,
+    /// Symbols that FEC recovered here.
+    pub fec_recovered: u64,
+    /// Copies of symbols sent again because they were found lost.
+    pub retransmitted: u64,
+    /// Copies sent again by a probe timeout.
+    pub pto_sent: u64,
+    /// Symbols that arrived more than once.
+    pub duplicates_in: u64,
+    /// Sessions made.
+    pub handshakes: u64,
+}
+
+/// One expectation, held against the run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExpectationOutcome {
+    /// As the scenario has it, such as `ping.p99_over_rtt_ms <= 3`.
+    pub text: String,
+    /// What was found, as text.
+    pub found: String,
+    /// Whether it held.
+    pub held: bool,
+}
+
+/// Samples at a fixed interval; all lists have one entry per sample.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Series {
+    /// Virtual seconds between two samples.
+    pub interval_s: f64,
+    /// Payload that arrived in that interval, in Mbit/s, by workload.
+    pub goodput_mbps: BTreeMap<String, Vec<f64>>,
+    /// By direction of a link (`a>b`).
+    pub links: BTreeMap<String, LinkSeries>,
+    /// By tunnel (`a>b`: at `a`, towards `b`).
+    pub tunnels: BTreeMap<String, TunnelSeries>,
+    /// The way from one node to another, nodes joined by `>`, each time it changed: by `from>to`,
+    /// with the sample's number.
+    pub routes: BTreeMap<String, Vec<(usize, String)>>,
+}
+
+/// One direction of a link over time.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct LinkSeries {
+    /// Put on the link, with IP and UDP headers, Mbit/s.
+    pub offered_mbps: Vec<f64>,
+    /// Share of the packets offered in the interval that never arrive, at random or dropped by the
+    /// queue or a fault, in percent.
+    pub lost_pct: Vec<f64>,
+    /// Waiting at the bottleneck, as time, in milliseconds.
+    pub queue_ms: Vec<f64>,
+}
+
+/// One direction of a tunnel over time.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct TunnelSeries {
+    /// Rate that the controller allows, Mbit/s.
+    pub rate_mbps: Vec<f64>,
+    /// Smoothed RTT, ms; 0 while unknown.
+    pub rtt_ms: Vec<f64>,
+    /// Parity symbols per source symbol sent in the interval, in percent; 0 where none was sent.
+    pub fec_overhead_pct: Vec<f64>,
+    /// Copies sent again per source symbol in the interval, in percent.
+    pub repair_pct: Vec<f64>,
+}
