@@ -26,6 +26,8 @@ pub mod link;
 pub mod live;
 pub mod mesh;
 pub mod outcome;
+#[cfg(feature = "compare")]
+pub mod quic;
 pub mod seed;
 pub mod time;
 pub mod traffic;
