@@ -28,6 +28,8 @@ pub mod mesh;
 pub mod outcome;
 #[cfg(feature = "compare")]
 pub mod quic;
+pub mod scenario;
 pub mod seed;
+pub mod stage;
 pub mod time;
 pub mod traffic;
