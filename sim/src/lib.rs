@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod chaos;
 pub mod engine;
 pub mod link;
 #[cfg(feature = "live")]
@@ -31,5 +32,6 @@ pub mod quic;
 pub mod scenario;
 pub mod seed;
 pub mod stage;
+pub mod sweep;
 pub mod time;
 pub mod traffic;

@@ -1,0 +1,12 @@
+//! Chaos: a whole world sampled from a seed, in two phases.
+//!
+//! While things go wrong, nothing may happen that must never happen (see [`crate::engine`]). Then the
+//! network heals, and within a bounded time every connection that has no excuse completes, every other
+//! one ends, nothing is left of them, and the mesh goes quiet.
+
+mod draws;
+mod run;
+mod sample;
+
+pub use run::{MAX_PACKETS, run};
+pub use sample::{Connected, MIN_BYTES, MIN_FAULTS, Sample};
