@@ -29,6 +29,7 @@ pub mod mesh;
 pub mod outcome;
 #[cfg(feature = "compare")]
 pub mod quic;
+pub mod report;
 pub mod scenario;
 pub mod seed;
 pub mod stage;
