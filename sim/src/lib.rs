@@ -21,6 +21,7 @@
 #![deny(missing_docs)]
 
 pub mod chaos;
+pub mod cli;
 pub mod engine;
 pub mod link;
 #[cfg(feature = "live")]
