@@ -199,6 +199,12 @@ impl Flows {
         // What the next hop has not acknowledged yet is its tunnel's to repair.
         let sent_at = flow.tx.sent_at.unwrap_or(flow.created);
         if remote.held_since.is_some_and(|held| held <= sent_at) {
+            flow.tx.handed_over = None;
+            return;
+        }
+        // The other end's word of what the hop has just got done with is still under way.
+        let since = *flow.tx.handed_over.get_or_insert(now);
+        if now.saturating_duration_since(since) < Flow::stall_after(remote.rtt) {
             return;
         }
         if flow.tx.is_outstanding() {

@@ -12,7 +12,7 @@ pub(super) const MAX_REMEMBERED: usize = 65_536;
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     at: Instant,
-    /// Bytes sent in this session, this packet included.
+    /// Bytes sent in this session that count as in flight, this packet included.
     total: u64,
     /// Bytes delivered when it was sent, when that was known, and when the first packet after that
     /// was sent (draft-ietf-ccwg-bbr §4.1.1.2).
@@ -29,7 +29,10 @@ pub(crate) struct Ledger {
     /// Counter of the front of `packets`.
     base: u64,
     sent_bytes: u64,
-    /// `sent_bytes` just after the largest packet that is acknowledged or written off.
+    /// Those of them in packets that elicit an acknowledgement: others may never hear of one, and
+    /// must not keep the window closed (RFC 9002 §2).
+    flying_bytes: u64,
+    /// `flying_bytes` just after the largest packet that is acknowledged or written off.
     sent_at_largest: u64,
     acked: Option<CounterPart>,
     delivered_at: Instant,
@@ -70,6 +73,7 @@ impl Ledger {
             packets: VecDeque::new(),
             base: 0,
             sent_bytes: 0,
+            flying_bytes: 0,
             sent_at_largest: 0,
             acked: None,
             delivered_at: now,
@@ -78,20 +82,21 @@ impl Ledger {
         }
     }
 
-    /// Records the next packet; counters ascend by one.
-    pub(crate) fn record(&mut self, now: Instant, bytes: usize) {
+    /// Records the next packet; counters ascend by one. `elicits`: it will be acknowledged.
+    pub(crate) fn record(&mut self, now: Instant, bytes: usize, elicits: bool) {
         if self.in_flight() == 0 {
             self.delivered_at = now;
             self.first_sent_at = now;
         }
         self.sent_bytes += bytes as u64;
+        self.flying_bytes += if elicits { bytes as u64 } else { 0 };
         if self.packets.len() == MAX_REMEMBERED {
             self.packets.pop_front();
             self.base += 1;
         }
         self.packets.push_back(Sent {
             at: now,
-            total: self.sent_bytes,
+            total: self.flying_bytes,
             delivered: self.delivered(),
             delivered_at: self.delivered_at,
             first_sent_at: self.first_sent_at,
@@ -104,9 +109,10 @@ impl Ledger {
         self.packets.len()
     }
 
-    /// Bytes sent after the largest acknowledged packet. Those before it are delivered or lost.
+    /// Bytes sent after the largest acknowledged packet, in packets that elicit an acknowledgement. Those
+    /// before it are delivered or lost.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.sent_bytes - self.sent_at_largest
+        self.flying_bytes - self.sent_at_largest
     }
 
     /// When the oldest packet in flight was sent.
@@ -197,5 +203,24 @@ impl Ledger {
             app_limited: sent.app_limited,
             prior_delivered: sent.delivered,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ledger;
+    use crate::tests::epoch;
+
+    #[test]
+    fn what_elicits_no_acknowledgement_does_not_fill_the_window() {
+        let now = epoch();
+        let mut ledger = Ledger::new(now);
+        ledger.record(now, 1_000, true);
+        for _ in 0..1_000 {
+            ledger.record(now, 60, false);
+        }
+        assert_eq!(ledger.in_flight(), 1_000);
+        ledger.write_off(now);
+        assert_eq!((ledger.in_flight(), ledger.oldest_in_flight()), (0, None));
     }
 }

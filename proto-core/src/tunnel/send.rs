@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ids::Lane;
 use crate::tunnel::{BASE_PLAINTEXT, BASE_UDP_PAYLOAD, MAX_SYMBOL, Shared, Source, Tunnel};
@@ -13,6 +13,8 @@ use crate::wire::packet::{DATA_OVERHEAD, TAG_LEN};
 /// A batch is continued only behind a packet at least so long: cutting new symbols down to the size
 /// of a small packet would cost more than the batch saves.
 const MIN_BATCHED: usize = 1100;
+/// How long after it is due an acknowledgement waits for a packet that it can travel with.
+const ACK_PATIENCE: Duration = Duration::from_millis(8);
 /// Room that a symbol must find beside what already stands in a packet.
 const MIN_SYMBOL_ROOM: usize = 128;
 /// Room for any acknowledgement that is worth sending.
@@ -92,14 +94,21 @@ impl Tunnel {
         self.put_small(now, shared, end, buf);
         // An address that has not answered gets small packets only, until it is owed a large one.
         let is_trusted = self.allows(BASE_UDP_PAYLOAD);
-        let cargo = if is_trusted { self.choose(now, source) } else { None };
         let is_due = self.debt.due.is_some_and(|due| due <= now);
+        let cargo = if is_trusted { self.choose(now, source) } else { None };
+        // A repair and a parity symbol leave no room for an acknowledgement. One that has waited for
+        // long goes alone: behind a long queue of repairs the other end would take its own packets for
+        // lost.
+        let is_late = self.debt.due.is_some_and(|due| due + ACK_PATIENCE <= now);
+        let cargo = cargo.filter(|cargo| !is_late || matches!(cargo, Cargo::New(_)));
         if is_trusted && (cargo.is_some() || is_due) {
             self.put_ack(now, end, cargo, buf);
         }
+        let small = buf.len();
         if let Some(cargo) = cargo {
             self.put_cargo(now, shared, source, cargo, body..end, buf);
         }
+        let elicits = buf.len() > small;
         if buf.len() == body {
             buf.truncate(at);
             if cargo.is_none() {
@@ -108,7 +117,7 @@ impl Tunnel {
             return None;
         }
         let session = self.current.as_mut()?;
-        let tag = session.seal(now, buf.get_mut(at..)?);
+        let tag = session.seal(now, buf.get_mut(at..)?, elicits);
         buf.extend_from_slice(&tag);
         let len = buf.len() - at;
         self.pacer.spend(len);

@@ -130,12 +130,13 @@ impl Session {
     }
 
     /// Seals `packet` in place, of which the first bytes are [`Session::header`]; the tag to append.
-    pub(crate) fn seal(&mut self, now: Instant, packet: &mut [u8]) -> [u8; TAG_LEN] {
+    /// `elicits`: the other end will acknowledge it.
+    pub(crate) fn seal(&mut self, now: Instant, packet: &mut [u8], elicits: bool) -> [u8; TAG_LEN] {
         let len = packet.len() + TAG_LEN;
         let (header, plaintext) = packet.split_at_mut(HEADER_LEN.min(packet.len()));
         let tag = self.seal.seal(self.counter, header, plaintext);
         self.counter += 1;
-        self.ledger.record(now, len);
+        self.ledger.record(now, len, elicits);
         tag
     }
 
