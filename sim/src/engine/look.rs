@@ -10,7 +10,7 @@ use super::{Engine, HostId};
 use crate::outcome::{LinkSeries, Outcome, Series, TunnelOutcome, TunnelSeries};
 
 /// Between two looks, unless samples want more.
-pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Takes samples.
 #[derive(Debug)]
@@ -57,23 +57,22 @@ fn percent(part: u64, whole: u64) -> f64 {
 }
 
 impl Engine {
-    /// Takes a sample each `interval`, from now on; see [`Outcome::series`].
+    /// Takes a sample each `interval`; to be asked for before time passes. See [`Outcome::series`].
     pub fn sample(&mut self, interval: Duration) {
         self.sampler = Some(Sampler::new(interval.max(Duration::from_millis(1))));
     }
 
     pub(super) fn look(&mut self) {
         self.check();
-        let interval = match self.sampler.take() {
-            Some(mut sampler) => {
-                self.take_sample(&mut sampler);
-                let interval = sampler.interval;
-                self.sampler = Some(sampler);
-                interval
-            }
-            None => INTERVAL,
-        };
-        self.queue.put(self.now + interval, Event::Look);
+        if let Some(mut sampler) = self.sampler.take() {
+            self.take_sample(&mut sampler);
+            self.sampler = Some(sampler);
+        }
+        self.queue.put(self.now + self.look_interval(), Event::Look);
+    }
+
+    pub(super) fn look_interval(&self) -> Duration {
+        self.sampler.as_ref().map_or(INTERVAL, |sampler| sampler.interval)
     }
 
     /// Checks what must hold at every moment and is not checked as it happens.

@@ -119,6 +119,8 @@ pub struct Engine {
     packets: u64,
     sampler: Option<Sampler>,
     buffers: Buffers,
+    /// There is an event for the next look.
+    looking: bool,
 }
 
 /// A workload with what it is measured by.
@@ -142,7 +144,7 @@ impl Engine {
     /// An empty world.
     #[must_use]
     pub fn new(seed: Seed, trace: Trace) -> Self {
-        let mut engine = Self {
+        Self {
             seed,
             epoch: Instant::now(),
             now: Time::ZERO,
@@ -159,9 +161,8 @@ impl Engine {
             packets: 0,
             sampler: None,
             buffers: Buffers::default(),
-        };
-        engine.queue.put(Time::ZERO + look::INTERVAL, Event::Look);
-        engine
+            looking: false,
+        }
     }
 
     /// Adds a host and starts it. Others reach it at `addr`, or see it there if a NAT is before it.
@@ -288,6 +289,9 @@ impl Engine {
     }
 
     fn advance(&mut self, end: Time, while_open: bool) {
+        if !std::mem::replace(&mut self.looking, true) {
+            self.queue.put(self.now + self.look_interval(), Event::Look);
+        }
         while self.violations.len() < MAX_VIOLATIONS && !(while_open && self.is_done()) {
             if self.queue.next_at().is_none_or(|at| at > end) {
                 self.now = self.now.max(end);
