@@ -9,21 +9,26 @@ use entrouter_benches::{Floor, Pump};
 const BYTES: u64 = 16 << 20;
 /// Iterations of each for the ratio, in turn, so that whatever else the machine does meets both.
 const ROUNDS: usize = 31;
+/// Makes a pump that has come to rest.
+type Make = fn() -> Pump;
+
+const PUMPS: [(&str, Make); 2] = [("node_pump", Pump::warm), ("node_pump_lossy", Pump::lossy)];
 
 fn bulk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("bulk");
     group.throughput(Throughput::Bytes(BYTES)).sampling_mode(SamplingMode::Flat).sample_size(30);
     let mut floor = Floor::new();
     group.bench_function("floor", |bencher| bencher.iter(|| floor.run(BYTES)));
-    let mut pump = Pump::warm();
-    group.bench_function("node_pump", |bencher| bencher.iter(|| pump.transfer(BYTES)));
+    for (name, make) in PUMPS {
+        let mut pump = make();
+        group.bench_function(name, |bencher| bencher.iter(|| pump.transfer(BYTES)));
+    }
     group.finish();
 }
 
 /// The median of the ratios of neighbouring iterations, and the quartiles around it.
-fn ratio() -> [f64; 3] {
+fn ratio(mut pump: Pump) -> [f64; 3] {
     let mut floor = Floor::new();
-    let mut pump = Pump::warm();
     let mut ratios: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let below = time(|| floor.run(BYTES));
@@ -49,7 +54,9 @@ fn main() {
     // Given by `cargo bench`; with another flag beside it nothing is to be measured.
     let flags: Vec<_> = std::env::args().skip(1).filter(|arg| arg.starts_with('-')).collect();
     if flags == ["--bench"] {
-        let [low, median, high] = ratio();
-        println!("node_pump takes {median:.2} x floor (quartiles {low:.2} and {high:.2})");
+        for (name, make) in PUMPS {
+            let [low, median, high] = ratio(make());
+            println!("{name} takes {median:.2} x floor (quartiles {low:.2} and {high:.2})");
+        }
     }
 }

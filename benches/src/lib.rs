@@ -2,7 +2,7 @@
 //! thread and no sleep takes part, so the figures are processor time alone.
 //!
 //! - [`Pump`]: two nodes back to back and one connection through them: application bytes in at one
-//!   side, application bytes out at the other.
+//!   side, application bytes out at the other; over a path that loses nothing and over one that does.
 //! - [`Floor`]: the same bytes through the cipher and two copies, and nothing else: what no relay that
 //!   encrypts can be faster than.
 //!
@@ -16,8 +16,9 @@
 //! cargo bench -p entrouter-benches -- --test   # run each once, to see that it works
 //! ```
 //!
-//! MiB/s depend on the machine and on what else it does. `node_pump takes N x floor`, printed last, is
-//! taken from both in turn within one run and is what to compare between two versions.
+//! MiB/s depend on the machine and on what else it does. `node_pump takes N x floor`, and the same of
+//! `node_pump_lossy`, printed last, are taken from both in turn within one run and are what to compare
+//! between two versions.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
