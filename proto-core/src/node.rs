@@ -179,7 +179,7 @@ impl Node {
         if let Packet::Data(header) = packet {
             let peer = *self.shared.indices.get(&header.receiver)?;
             let tunnel = self.tunnels.get_mut(peer.0)?;
-            let node = tunnel.remote_id().hash32();
+            let node = tunnel.remote_hash();
             let mut sink = FlowSink { flows: &mut self.flows, peer, node };
             let from = (remote, ce);
             return tunnel
@@ -263,7 +263,7 @@ impl Node {
         for tunnel in &mut self.tunnels {
             if config.peers.iter().all(|p| p.node_id != *tunnel.remote_id()) {
                 tunnel.park(now, &mut self.shared);
-                self.flows.abandon(tunnel.remote_id().hash32());
+                self.flows.abandon(tunnel.remote_hash());
             }
         }
         self.config = config;
@@ -394,7 +394,7 @@ impl Node {
     /// Carries what a tunnel has to tell to the other rooms.
     fn after(&mut self, now: Instant, peer: PeerId) {
         while let Some(tunnel) = self.tunnels.get_mut(peer.0) {
-            let node = tunnel.remote_id().hash32();
+            let node = tunnel.remote_hash();
             let Some(event) = tunnel.poll_event() else {
                 let (up, rtt, held) = (tunnel.is_up(now), tunnel.rtt(), tunnel.held_since());
                 self.flows.set_path(now, node, up, rtt, held);

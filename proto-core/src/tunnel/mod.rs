@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate};
-use crate::ids::{Incarnation, Lane, NodeId, PeerId};
+use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId};
 use crate::io::TimerReason;
 use crate::probe::{LossEstimator, Pinger, RttEstimator};
 use crate::rng::Rng;
@@ -154,6 +154,8 @@ pub(crate) struct Tunnel {
     id: PeerId,
     local: NodeId,
     remote_id: NodeId,
+    /// Of `remote_id`: every datagram asks for it.
+    remote_hash: NodeHash,
     region: String,
     keys: Vec<PeerKeys>,
     handshakes: Handshakes,
@@ -211,6 +213,7 @@ impl Tunnel {
             id,
             local: config.node_id.clone(),
             remote_id: peer.node_id.clone(),
+            remote_hash: peer.node_id.hash32(),
             region: peer.region.clone(),
             keys: Vec::new(),
             handshakes: Handshakes::new(now, peer.addr.as_ref()),
@@ -268,6 +271,10 @@ impl Tunnel {
 
     pub(crate) fn remote_id(&self) -> &NodeId {
         &self.remote_id
+    }
+
+    pub(crate) fn remote_hash(&self) -> NodeHash {
+        self.remote_hash
     }
 
     pub(crate) fn keys(&self) -> &[PeerKeys] {
