@@ -47,6 +47,14 @@ impl RangeSet {
         if start >= end {
             return 0;
         }
+        // Mostly bytes follow those that came just before: then there is nothing to remove.
+        if let Some((&s, e)) = self.ranges.range_mut(..=end).next_back()
+            && (s..=*e).contains(&start)
+        {
+            let known = (*e).min(end) - start;
+            *e = (*e).max(end);
+            return end - start - known;
+        }
         let (mut low, mut high, mut known) = (start, end, 0);
         while let Some((&s, &e)) = self.ranges.range(..=end).next_back() {
             if e < start {

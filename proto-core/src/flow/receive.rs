@@ -107,18 +107,28 @@ impl ReceiveHalf {
         let skip = self.contiguous.saturating_sub(offset).min(data.len() as u64);
         let fresh = data.get(skip as usize..).unwrap_or_default();
         let start = offset + skip;
-        let added = self.islands.insert(start, end);
+        let added = self.note(start, end);
         if added > 0 {
             is_new = true;
             self.round_began.get_or_insert(now);
             self.round_bytes += added;
             self.store(start, fresh);
         }
+        Ok(is_new)
+    }
+
+    /// `start..end` is here, nothing of it below `contiguous`; how many bytes of it were not before.
+    fn note(&mut self, start: u64, end: u64) -> u64 {
+        if start == self.contiguous && self.islands.first().is_none_or(|(low, _)| end < low) {
+            self.contiguous = end;
+            return end - start;
+        }
+        let added = self.islands.insert(start, end);
         if let Some((low, high)) = self.islands.first().filter(|(s, _)| *s <= self.contiguous) {
             self.islands.remove(low, high);
-            self.contiguous = self.contiguous.max(high);
+            self.contiguous = high;
         }
-        Ok(is_new)
+        added
     }
 
     fn store(&mut self, mut offset: u64, mut data: &[u8]) {
