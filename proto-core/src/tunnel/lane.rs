@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{Lane, Ssn};
 use crate::status::Gauge;
+use crate::tunnel::bits::BitRing;
 use crate::tunnel::symbols;
 use crate::wire::ack::LanePart;
 
@@ -24,7 +25,6 @@ const MAX_COPIES: u8 = 3;
 #[derive(Debug)]
 struct Symbol {
     content: Vec<u8>,
-    acked: bool,
     /// Waits in `repairs`.
     queued: bool,
     /// First transmission, and last.
@@ -66,6 +66,9 @@ pub(crate) struct SendLane {
     lane: Lane,
     base: u64,
     symbols: VecDeque<Symbol>,
+    /// Those that the other end is not known to have. By these alone an acknowledgement of thousands that
+    /// were acknowledged before costs a few words.
+    missing: BitRing,
     unacked: usize,
     /// Transmissions in the order of time, for those that may be judged.
     judged: VecDeque<(Instant, u64)>,
@@ -79,6 +82,7 @@ impl SendLane {
             lane,
             base: 0,
             symbols: VecDeque::new(),
+            missing: BitRing::new(MAX_OUTSTANDING),
             unacked: 0,
             judged: VecDeque::new(),
             repairs: VecDeque::new(),
@@ -96,8 +100,7 @@ impl SendLane {
 
     /// The SSN of the next new symbol, unless too many are unacknowledged.
     pub(crate) fn next_ssn(&self) -> Option<Ssn> {
-        let outstanding = self.symbols.len() as u64;
-        (outstanding < MAX_OUTSTANDING).then_some(Ssn(self.base + outstanding))
+        ((self.symbols.len() as u64) < MAX_OUTSTANDING).then_some(Ssn(self.end()))
     }
 
     /// Symbols that the other end is not known to have.
@@ -116,15 +119,15 @@ impl SendLane {
         let mut buffer = self.free.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(content);
-        let ssn = self.base + self.symbols.len() as u64;
+        let ssn = self.end();
         self.symbols.push_back(Symbol {
             content: buffer,
-            acked: false,
             queued: false,
             born: now,
             sent: now,
             losses: 0,
         });
+        self.missing.set(ssn);
         self.unacked += 1;
         if !covered {
             self.judge(now, ssn);
@@ -134,7 +137,10 @@ impl SendLane {
     /// The last parity for `count` symbols from `first` on has been sent.
     pub(crate) fn uncovered(&mut self, now: Instant, first: Ssn, count: u64) {
         for ssn in first.0..first.0.saturating_add(count) {
-            if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.acked && !s.queued) {
+            if !self.is_missing(ssn) {
+                continue;
+            }
+            if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
                 symbol.sent = now;
                 self.judge(now, ssn);
             }
@@ -154,11 +160,16 @@ impl SendLane {
 
     /// Whether that was the symbol's last transmission and the symbol is not known to have arrived.
     fn is_current(&self, sent: Instant, ssn: u64) -> bool {
-        self.get(ssn).is_some_and(|s| !s.acked && !s.queued && s.sent == sent)
+        self.is_missing(ssn) && self.get(ssn).is_some_and(|s| !s.queued && s.sent == sent)
     }
 
     fn is_missing(&self, ssn: u64) -> bool {
-        self.get(ssn).is_some_and(|s| !s.acked)
+        (self.base..self.end()).contains(&ssn) && self.missing.get(ssn)
+    }
+
+    /// The SSN after the newest symbol.
+    fn end(&self) -> u64 {
+        self.base + self.symbols.len() as u64
     }
 
     fn get_mut(&mut self, ssn: u64) -> Option<&mut Symbol> {
@@ -179,14 +190,14 @@ impl SendLane {
         min_rtt: Duration,
     ) -> LaneProgress {
         let mut progress = LaneProgress::default();
-        let end = self.base + self.symbols.len() as u64;
+        let end = self.end();
         // What was never sent cannot be acknowledged.
         let floor = part.floor.0.min(end);
         self.mark(now, self.base..floor, min_rtt, &mut progress);
         for (start, stop) in part.ranges.as_slice() {
             self.mark(now, (*start).max(self.base)..(*stop).min(end), min_rtt, &mut progress);
         }
-        while self.symbols.front().is_some_and(|s| s.acked) {
+        while !self.symbols.is_empty() && !self.missing.get(self.base) {
             let Some(symbol) = self.symbols.pop_front() else { break };
             self.base += 1;
             if self.free.len() < MAX_FREE {
@@ -216,12 +227,11 @@ impl SendLane {
         min_rtt: Duration,
         progress: &mut LaneProgress,
     ) {
-        for ssn in range {
+        let mut at = range.start;
+        while let Some(ssn) = self.missing.seek(at, range.end, true) {
+            at = ssn + 1;
+            self.missing.clear(ssn);
             let Some(symbol) = self.get_mut(ssn) else { return };
-            if symbol.acked {
-                continue;
-            }
-            symbol.acked = true;
             let age = now.saturating_duration_since(symbol.sent);
             if symbol.losses > 0 && !symbol.queued && age < min_rtt.mul_f64(0.9) {
                 progress.spurious = true;
@@ -268,10 +278,9 @@ impl SendLane {
 
     /// Queues the oldest unacknowledged symbol, whatever is known of it; for a probe timeout.
     pub(crate) fn probe(&mut self) -> bool {
-        let oldest = self.symbols.iter_mut().position(|s| !s.acked);
-        let Some(at) = oldest else { return false };
-        let ssn = self.base + at as u64;
-        if let Some(symbol) = self.symbols.get_mut(at).filter(|s| !s.queued) {
+        let oldest = self.missing.seek(self.base, self.end(), true);
+        let Some(ssn) = oldest else { return false };
+        if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
             symbol.queued = true;
             self.repairs.push_front(Repair { ssn, copies: 1 });
         }

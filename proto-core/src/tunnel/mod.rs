@@ -3,6 +3,7 @@
 
 mod aead;
 mod arrivals;
+mod bits;
 pub(crate) mod cookie;
 mod handshake;
 pub(crate) mod keys;

@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 
 use crate::ids::Ssn;
+use crate::tunnel::bits::BitRing;
 use crate::wire::ack::{LanePart, MAX_RANGES};
 use crate::wire::ranges::Ranges;
 
 /// Symbols above the floor that can be told apart. A sender keeps within half of it.
 pub(crate) const WINDOW: u64 = 65_536;
 
-const WORD_BITS: u64 = 64;
 const RECENT: usize = 64;
 /// Ranges around recent arrivals; the rest of an acknowledgement tells of the oldest holes.
 const RECENT_RANGES: usize = 24;
@@ -28,8 +28,8 @@ pub(crate) enum Arrival {
 
 /// See the module's text.
 pub(crate) struct SymbolWindow {
-    /// A bit per SSN in `floor..floor + WINDOW`, at SSN modulo the window.
-    words: Box<[u64]>,
+    /// Those of `floor..next` that are here.
+    here: BitRing,
     floor: u64,
     next: u64,
     recent: VecDeque<u64>,
@@ -40,7 +40,7 @@ pub(crate) struct SymbolWindow {
 impl SymbolWindow {
     pub(crate) fn new() -> Self {
         Self {
-            words: vec![0; (WINDOW / WORD_BITS) as usize].into_boxed_slice(),
+            here: BitRing::new(WINDOW),
             floor: 0,
             next: 0,
             recent: VecDeque::with_capacity(RECENT),
@@ -48,18 +48,9 @@ impl SymbolWindow {
         }
     }
 
-    fn slot(ssn: u64) -> (usize, u64) {
-        (((ssn % WINDOW) / WORD_BITS) as usize, 1 << (ssn % WORD_BITS))
-    }
-
-    fn has_bit(&self, ssn: u64) -> bool {
-        let (word, bit) = Self::slot(ssn);
-        self.words.get(word).is_some_and(|w| w & bit != 0)
-    }
-
     /// Whether the symbol is here.
     pub(crate) fn contains(&self, ssn: Ssn) -> bool {
-        ssn.0 < self.floor || (ssn.0 < self.next && self.has_bit(ssn.0))
+        ssn.0 < self.floor || (ssn.0 < self.next && self.here.get(ssn.0))
     }
 
     /// Records an arrival.
@@ -79,22 +70,14 @@ impl SymbolWindow {
         }
         let gap = ssn > self.next;
         self.next = self.next.max(ssn + 1);
-        let (word, bit) = Self::slot(ssn);
-        if let Some(word) = self.words.get_mut(word) {
-            *word |= bit;
-        }
+        self.here.set(ssn);
         self.raise_floor();
         Arrival::New { gap }
     }
 
     fn raise_floor(&mut self) {
-        while self.floor < self.next {
-            let (word, bit) = Self::slot(self.floor);
-            let Some(word) = self.words.get_mut(word) else { return };
-            if *word & bit == 0 {
-                return;
-            }
-            *word &= !bit;
+        while self.floor < self.next && self.here.get(self.floor) {
+            self.here.clear(self.floor);
             self.floor += 1;
         }
     }
@@ -122,8 +105,8 @@ impl SymbolWindow {
                 }
             }
             let mut at = self.floor;
-            while let Some(start) = self.seek(at, true) {
-                let end = self.seek(start, false).unwrap_or(self.next);
+            while let Some(start) = self.here.seek(at, self.next, true) {
+                let end = self.end_of_run(start);
                 if !add((start, end), MAX_RANGES) {
                     break;
                 }
@@ -139,41 +122,14 @@ impl SymbolWindow {
         Some(part)
     }
 
+    /// The run of symbols around one that is here.
     fn range_around(&self, ssn: u64) -> (u64, u64) {
-        (self.seek_back(ssn), self.seek(ssn, false).unwrap_or(self.next))
+        let start = self.here.seek_back(self.floor, ssn);
+        (start, self.end_of_run(ssn))
     }
 
-    /// The first SSN of the run of present ones that ends with `at`.
-    fn seek_back(&self, mut at: u64) -> u64 {
-        while at > self.floor {
-            let below = at - 1;
-            let (word, _) = Self::slot(below);
-            // The bits from `below` downwards, at the top of the word.
-            let shift = WORD_BITS - 1 - below % WORD_BITS;
-            let word = self.words.get(word).map_or(0, |w| w << shift);
-            let run = u64::from(word.leading_ones()).min(at - self.floor);
-            at -= run;
-            if run < WORD_BITS - shift {
-                break;
-            }
-        }
-        at
-    }
-
-    /// The first SSN from `at` on, below `next`, whose presence is `present`.
-    fn seek(&self, mut at: u64, present: bool) -> Option<u64> {
-        while at < self.next {
-            let (word, _) = Self::slot(at);
-            let word = self.words.get(word).copied().unwrap_or(0);
-            let word = if present { word } else { !word };
-            let word = word >> (at % WORD_BITS);
-            if word != 0 {
-                let found = at + u64::from(word.trailing_zeros());
-                return (found < self.next).then_some(found);
-            }
-            at += WORD_BITS - at % WORD_BITS;
-        }
-        None
+    fn end_of_run(&self, ssn: u64) -> u64 {
+        self.here.seek(ssn, self.next, false).unwrap_or(self.next)
     }
 }
 
