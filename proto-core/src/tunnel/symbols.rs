@@ -90,27 +90,26 @@ impl SymbolWindow {
         self.mentions = self.mentions.saturating_sub(1);
         let mut ranges = [(0u64, 0u64); MAX_RANGES];
         let mut len = 0;
-        let mut add = |range: (u64, u64), limit: usize| {
-            let known = ranges.get(..len).unwrap_or_default().contains(&range);
-            if let (false, true, Some(slot)) = (known, len < limit, ranges.get_mut(len)) {
-                *slot = range;
-                len += 1;
-            }
-            len < limit
-        };
         if self.floor < self.next {
             for ssn in self.recent.iter().rev().filter(|ssn| **ssn >= self.floor) {
-                if !add(self.range_around(*ssn), RECENT_RANGES) {
-                    break;
+                let found = ranges.get(..len).unwrap_or_default();
+                // Most of the recent arrivals stand beside one another.
+                if found.iter().rev().any(|(start, end)| (*start..*end).contains(ssn)) {
+                    continue;
                 }
+                let Some(slot) = ranges.get_mut(len).filter(|_| len < RECENT_RANGES) else { break };
+                *slot = self.range_around(*ssn);
+                len += 1;
             }
             let mut at = self.floor;
             while let Some(start) = self.here.seek(at, self.next, true) {
-                let end = self.end_of_run(start);
-                if !add((start, end), MAX_RANGES) {
-                    break;
+                at = self.end_of_run(start);
+                if ranges.get(..len).unwrap_or_default().contains(&(start, at)) {
+                    continue;
                 }
-                at = end;
+                let Some(slot) = ranges.get_mut(len) else { break };
+                *slot = (start, at);
+                len += 1;
             }
         }
         let found = ranges.get_mut(..len).unwrap_or_default();
