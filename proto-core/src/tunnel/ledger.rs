@@ -117,7 +117,13 @@ impl Ledger {
 
     /// When the oldest packet in flight was sent.
     pub(crate) fn oldest_in_flight(&self) -> Option<Instant> {
-        let passed = self.packets.partition_point(|sent| sent.total <= self.sent_at_largest);
+        let is_flying = |sent: &Sent| sent.total > self.sent_at_largest;
+        // What is acknowledged is forgotten: only after a write-off is there anything before it.
+        let front = self.packets.front()?;
+        if is_flying(front) {
+            return Some(front.at);
+        }
+        let passed = self.packets.partition_point(|sent| !is_flying(sent));
         self.packets.get(passed).map(|sent| sent.at)
     }
 

@@ -489,8 +489,11 @@ impl Tunnel {
 
     fn write_off_at(&self, wants: [bool; 3]) -> Option<Instant> {
         let waiting = wants.contains(&true) || self.lanes.iter().any(SendLane::has_repairs);
+        if !waiting || self.window_open() {
+            return None;
+        }
         let oldest = self.current.as_ref()?.ledger.oldest_in_flight()?;
-        (waiting && !self.window_open()).then(|| oldest + self.flight_time())
+        Some(oldest + self.flight_time())
     }
 
     /// Time passed.
