@@ -35,7 +35,23 @@ pub(crate) struct Violation;
 struct Chunk {
     /// Offset of the first byte that is left.
     start: u64,
+    /// Up to the last byte that is here; there is room up to the chunk's end.
     data: BytesMut,
+}
+
+impl Chunk {
+    /// `at` counts from `start`. Bytes that come in order are written once; a gap holds zeros until its
+    /// bytes come.
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if self.data.len() < at {
+            self.data.resize(at, 0);
+        }
+        let (within, beyond) = bytes.split_at((self.data.len() - at).min(bytes.len()));
+        if let Some(room) = self.data.get_mut(at..at + within.len()) {
+            room.copy_from_slice(within);
+        }
+        self.data.extend_from_slice(beyond);
+    }
 }
 
 /// See the module's text.
@@ -143,20 +159,13 @@ impl ReceiveHalf {
             let Some(slot) = self.chunks.get_mut(index) else { return };
             let handed = self.handed;
             let chunk = slot.get_or_insert_with(|| {
-                let begin = offset / CHUNK * CHUNK;
-                let start = begin.max(handed);
-                Chunk { start, data: BytesMut::zeroed((begin + CHUNK - start) as usize) }
+                let start = (offset / CHUNK * CHUNK).max(handed);
+                let room = CHUNK - start % CHUNK;
+                Chunk { start, data: BytesMut::with_capacity(room as usize) }
             });
-            let at = (offset - chunk.start) as usize;
-            let room = chunk.data.get_mut(at..).unwrap_or_default();
-            let n = room.len().min(data.len());
+            let n = data.len().min((CHUNK - offset % CHUNK) as usize);
             let (head, rest) = data.split_at(n);
-            if let Some(room) = room.get_mut(..n) {
-                room.copy_from_slice(head);
-            }
-            if n == 0 {
-                return;
-            }
+            chunk.put((offset - chunk.start) as usize, head);
             data = rest;
             offset += n as u64;
         }
@@ -179,7 +188,7 @@ impl ReceiveHalf {
         let bytes = chunk.data.split_to(n as usize).freeze();
         chunk.start += n;
         self.handed += n;
-        if chunk.data.is_empty() {
+        if chunk.start.is_multiple_of(CHUNK) {
             self.chunks.pop_front();
             self.first_chunk += 1;
         }
