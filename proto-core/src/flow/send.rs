@@ -101,9 +101,12 @@ impl SendHalf {
         while !data.is_empty() {
             let index = (self.end / CHUNK - self.first_chunk) as usize;
             if index >= self.chunks.len() {
-                // The first chunk of a burst may begin in the middle.
+                // The first chunk of a burst may begin in the middle. Most bursts end in it; a later one is
+                // likely to be filled.
                 let lead = (self.end % CHUNK) as usize;
-                let mut chunk = Vec::with_capacity((lead + data.len()).min(CHUNK as usize));
+                let is_first = self.chunks.is_empty();
+                let room = if is_first { lead + data.len() } else { CHUNK as usize };
+                let mut chunk = Vec::with_capacity(room.min(CHUNK as usize));
                 chunk.resize(lead, 0);
                 self.chunks.push_back(chunk);
             }
