@@ -329,36 +329,34 @@ impl Tunnel {
         body: Range<usize>,
         buf: &mut Vec<u8>,
     ) {
-        let Some(sender) = self.lanes.get_mut(lane as usize) else { return };
-        let Some(ssn) = sender.next_ssn() else { return };
+        let Some(ssn) = self.lanes.get(lane as usize).and_then(|l| l.next_ssn()) else { return };
         let header = frame::symbol_header_len(ssn);
         // All full packets are alike in size, with an acknowledgement in them or without, so that
         // they can go in one batch.
         let full_end = body.end.min(body.start + header + MAX_SYMBOL);
         let room = full_end.saturating_sub(buf.len() + header);
-        let mut content = std::mem::take(&mut self.scratch);
-        content.clear();
-        source.fill(now, lane, room, &mut content);
+        let at = buf.len();
+        frame::put_symbol_header(buf, lane, ssn);
+        source.fill(now, lane, room, buf);
+        let content = buf.get(at + header..).unwrap_or_default();
         debug_assert!(content.len() <= room, "a source keeps to its room");
-        if !content.is_empty() {
-            frame::put_symbol_header(buf, lane, ssn);
-            buf.extend_from_slice(&content);
-            self.counters.symbols_out += 1;
-            self.last_eliciting = Some(now);
-            let estimate = self.estimate();
-            let fec = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut);
-            if let Some(sender) = self.lanes.get_mut(lane as usize) {
-                sender.push(now, &content, fec.is_some());
-            }
-            if let Some(fec) = fec {
-                fec.push(now, ssn, &content, &mut shared.codec, &estimate);
-                if !source.has(lane) {
-                    fec.lull(now);
-                }
-                self.collect_finished(now);
-            }
+        if content.is_empty() {
+            return buf.truncate(at);
         }
-        self.scratch = content;
+        self.counters.symbols_out += 1;
+        self.last_eliciting = Some(now);
+        let estimate = self.estimate();
+        let fec = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut);
+        if let Some(sender) = self.lanes.get_mut(lane as usize) {
+            sender.push(now, content, fec.is_some());
+        }
+        if let Some(fec) = fec {
+            fec.push(now, ssn, content, &mut shared.codec, &estimate);
+            if !source.has(lane) {
+                fec.lull(now);
+            }
+            self.collect_finished(now);
+        }
     }
 
     fn put_parity(&mut self, now: Instant, lane: Lane, end: usize, buf: &mut Vec<u8>) {
