@@ -16,6 +16,14 @@ use crate::traffic::Side;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(pub(crate) usize);
 
+impl HostId {
+    /// The `nth` host that is added.
+    #[must_use]
+    pub fn nth(nth: usize) -> Self {
+        Self(nth)
+    }
+}
+
 /// One end of a TCP connection at a host.
 #[derive(Debug)]
 pub(super) struct Socket {

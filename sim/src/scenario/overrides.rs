@@ -75,6 +75,18 @@ impl Override {
     }
 }
 
+impl Override {
+    /// As text, a line for each single value in it.
+    pub(super) fn leaves(&self) -> Vec<String> {
+        let Value::Table(table) = &self.value else { return vec![self.to_string()] };
+        let inner = table.iter().map(|(key, value)| {
+            let path = self.path.iter().chain([key]).cloned().collect();
+            Self { path, value: value.clone() }
+        });
+        inner.flat_map(|over| over.leaves()).collect()
+    }
+}
+
 impl fmt::Display for Override {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, part) in self.path.iter().enumerate() {

@@ -116,7 +116,7 @@ pub fn parse(
         None => name.to_owned(),
     };
     let invalid = |problem| ScenarioError::Invalid { scenario: full_name.clone(), problem };
-    let mut case_title = None;
+    let mut untitled = None;
     if let Some(case) = case {
         let known = || cases.iter().map(|case| case.name.clone()).collect();
         let found = cases.iter().find(|known| known.name == case).ok_or_else(|| {
@@ -127,14 +127,15 @@ pub fn parse(
             }
         })?;
         found.apply(&mut root).map_err(invalid)?;
-        case_title = Some(found.title());
+        // One with a title of its own has put it in place of the file's.
+        untitled = found.title.is_none().then(|| found.title());
     }
     for over in overrides {
         over.apply(&mut root)?;
     }
     let mut scenario = build(root).map_err(invalid)?;
     scenario.name = name.to_owned();
-    if let Some(title) = case_title {
+    if let Some(title) = untitled {
         scenario.title = format!("{}: {title}", scenario.title);
     }
     scenario.case = case.map(str::to_owned);
@@ -208,7 +209,7 @@ impl Case {
     /// Its own, or what it sets.
     fn title(&self) -> String {
         self.title.clone().unwrap_or_else(|| {
-            self.set.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            self.set.iter().map(Override::leaves).collect::<Vec<_>>().concat().join(", ")
         })
     }
 

@@ -1,0 +1,37 @@
+//! A taste of `entrouter-sim chaos`, of which CI runs more in a release build.
+
+use std::sync::atomic::AtomicBool;
+
+use entrouter_sim::chaos::{MAX_PACKETS, MIN_BYTES, MIN_FAULTS, Sample, run};
+use entrouter_sim::engine::Trace;
+use entrouter_sim::sweep::{Failure, sweep};
+
+fn failures(seeds: std::ops::Range<u64>) -> Vec<Failure> {
+    let one = |seed| run(&Sample::new(seed), Trace::new()).expect("it can be set up").violations;
+    let never = AtomicBool::new(false);
+    sweep(seeds, &never, one, |_| {}).failures
+}
+
+#[test]
+fn whatever_goes_wrong_nothing_happens_that_must_not() {
+    let failures = failures(1..21);
+    assert!(failures.is_empty(), "entrouter-sim chaos --seeds 1 --first-seed …: {failures:#?}");
+}
+
+#[test]
+fn a_sample_is_as_large_as_it_is_said_to_be() {
+    for seed in 0..500 {
+        let sample = Sample::new(seed);
+        assert!(sample.bytes() >= MIN_BYTES && sample.faults.len() >= MIN_FAULTS, "{sample}");
+        assert!(sample.heals_at.as_secs() >= 30, "{sample}");
+    }
+    let outcome = run(&Sample::new(1), Trace::new()).expect("it can be set up");
+    assert!(outcome.packets <= MAX_PACKETS);
+}
+
+#[test]
+fn a_seed_is_the_same_world_each_time() {
+    assert_eq!(Sample::new(3).to_string(), Sample::new(3).to_string());
+    let hash = || run(&Sample::new(3), Trace::new()).expect("it can be set up").trace_hash;
+    assert_eq!(hash(), hash());
+}
