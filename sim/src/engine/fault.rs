@@ -133,7 +133,8 @@ impl Engine {
         host.born = self.now;
         host.accepted_packets.clear();
         self.trace.record(self.now, &host.name, "boot", &[u64::from(life)], "");
-        self.settle(id);
+        // Not before the run has begun: until then there are no links for what it sends.
+        self.arm(id, self.now);
         Ok(())
     }
 

@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Adds a host and starts it. Others reach it at `addr`, or see it there if a NAT is before it.
+    /// Adds a host; it starts with the run. Others reach it at `addr`, or see it there if a NAT is before it.
     /// Its wall clock is ahead of the right one by `clock_ahead` nanoseconds.
     ///
     /// # Errors
