@@ -141,6 +141,18 @@ fn relays(
     Ok(())
 }
 
+/// Where the clients of a scenario are and where its origins, if one QUIC connection can carry it.
+#[cfg(feature = "compare")]
+pub(crate) fn quic_ends(
+    scenario: &Scenario,
+) -> Result<(scenario::PopId, scenario::PopId), RunError> {
+    let mut ends = scenario.workloads.iter().map(|workload| (workload.from, workload.to));
+    match ends.next() {
+        Some(first) if scenario.pops.len() == 2 && ends.all(|other| other == first) => Ok(first),
+        _ => Err(RunError::NotOneWay(scenario.full_name())),
+    }
+}
+
 #[cfg(feature = "compare")]
 fn quic(
     scenario: &Scenario,
@@ -150,11 +162,8 @@ fn quic(
 ) -> Result<(), RunError> {
     use crate::quic::{ClientOptions, QuicCore, ServerOptions};
 
-    let not_one_way = || RunError::NotOneWay(scenario.full_name());
-    let ends = workloads.first().map(|w| (w.from, w.to)).ok_or_else(not_one_way)?;
-    if scenario.pops.len() != 2 || workloads.iter().any(|w| (w.from, w.to) != ends) {
-        return Err(not_one_way());
-    }
+    let ends = quic_ends(scenario)?;
+    let ends = (host(ends.0), host(ends.1));
     let server_name = scenario.pops[ends.1.0].name.to_string();
     let listeners = workloads.iter().map(|w| (server_name.clone(), w.name.clone())).collect();
     let client = ClientOptions { congestion, remote: mesh::addr(ends.1), listeners };

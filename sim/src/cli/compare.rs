@@ -42,6 +42,9 @@ pub(super) fn compare(args: &Args) -> ExitCode {
         Ok(scenario) => scenario,
         Err(error) => return misused(&error),
     };
+    if let Err(error) = stage::quic_ends(&scenario) {
+        return misused(&error);
+    }
     let mut outcomes: Vec<(&str, Outcome)> = Vec::new();
     for (name, carrier) in CARRIERS {
         let options = RunOptions { carrier, ..RunOptions::new(args.seed) };
