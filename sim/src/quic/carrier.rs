@@ -100,6 +100,15 @@ impl Carrier {
         transmit
     }
 
+    /// Resets every connection, and lets the peer know of each.
+    pub(super) fn cut_off(&mut self, actions: &mut VecDeque<Action>) {
+        self.bridges.values().for_each(|bridge| bridge.break_off(&mut self.quic, actions));
+        self.bridges.clear();
+        self.streams.clear();
+        self.waiting.clear();
+        self.has_output = true;
+    }
+
     /// Cuts everything off and closes the connection.
     pub(super) fn close(&mut self, now: Instant, actions: &mut VecDeque<Action>) {
         self.abort_all(actions);
@@ -113,7 +122,7 @@ impl Carrier {
         self.bridges.insert(conn, Bridge::of_client(conn, service));
         self.waiting.push_back(conn);
         self.open_waiting(actions);
-        self.pump(conn, None, actions);
+        self.pump(conn, actions);
     }
 
     pub(super) fn connected(&mut self, conn: ConnId, actions: &mut VecDeque<Action>) {
@@ -146,7 +155,7 @@ impl Carrier {
     ) {
         if let Some(bridge) = self.bridges.get_mut(&conn) {
             change(bridge);
-            self.pump(conn, None, actions);
+            self.pump(conn, actions);
         }
     }
 
@@ -158,24 +167,45 @@ impl Carrier {
         actions: &mut VecDeque<Action>,
     ) {
         loop {
-            while let Some(event) = self.quic.poll_endpoint_events() {
-                if let Some(answer) = endpoint.handle_event(self.handle, event) {
-                    self.quic.handle_event(answer);
+            // quinn-proto names first the stream that was blocked last. If that one were served before
+            // the next is named, it would take all the room and be blocked last again, and others would
+            // starve; so they are served together, as quinn's tasks are woken.
+            let mut writable = Vec::new();
+            while let Some(event) = self.next_event(endpoint) {
+                match event {
+                    Event::ConnectionLost { reason } => {
+                        self.loss = Some(reason);
+                        self.abort_all(actions);
+                    }
+                    Event::Stream(StreamEvent::Writable { id }) => writable.push(id),
+                    Event::Stream(event) => {
+                        self.handle_stream(event, dialler.as_deref_mut(), actions);
+                    }
+                    Event::Connected => self.open_waiting(actions),
+                    Event::HandshakeDataReady
+                    | Event::DatagramReceived
+                    | Event::DatagramsUnblocked => {}
                 }
             }
-            let Some(event) = self.quic.poll() else { break };
-            match event {
-                Event::ConnectionLost { reason } => {
-                    self.loss = Some(reason);
-                    self.abort_all(actions);
-                }
-                Event::Stream(event) => self.handle_stream(event, dialler.as_deref_mut(), actions),
-                Event::Connected => self.open_waiting(actions),
-                Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {
+            if writable.is_empty() {
+                break;
+            }
+            for id in writable {
+                if let Some(&conn) = self.streams.get(&id) {
+                    self.pump(conn, actions);
                 }
             }
         }
         self.deadline = self.quic.poll_timeout();
+    }
+
+    fn next_event(&mut self, endpoint: &mut Endpoint) -> Option<Event> {
+        while let Some(event) = self.quic.poll_endpoint_events() {
+            if let Some(answer) = endpoint.handle_event(self.handle, event) {
+                self.quic.handle_event(answer);
+            }
+        }
+        self.quic.poll()
     }
 
     fn handle_stream(
@@ -190,9 +220,9 @@ impl Carrier {
                     self.take_stream(id, dialler.as_deref_mut(), actions);
                 }
             }
-            StreamEvent::Readable { id } | StreamEvent::Writable { id } => {
+            StreamEvent::Readable { id } => {
                 if let Some(&conn) = self.streams.get(&id) {
-                    self.pump(conn, dialler, actions);
+                    self.read(conn, dialler, actions);
                 }
             }
             // Only a connection that broke stops a stream.
@@ -203,7 +233,8 @@ impl Carrier {
                 }
             },
             StreamEvent::Available { .. } => self.open_waiting(actions),
-            StreamEvent::Finished { .. } => {}
+            // `advance` keeps what is writable for the end.
+            StreamEvent::Writable { .. } | StreamEvent::Finished { .. } => {}
         }
     }
 
@@ -214,7 +245,7 @@ impl Carrier {
                 let Some(id) = self.quic.streams().open(Dir::Bi) else { return };
                 bridge.stream = Some(id);
                 self.streams.insert(id, conn);
-                self.pump(conn, None, actions);
+                self.pump(conn, actions);
             }
             self.waiting.pop_front();
         }
@@ -235,11 +266,19 @@ impl Carrier {
         dialler.numbered += 1;
         self.bridges.insert(conn, Bridge::of_stream(conn, id));
         self.streams.insert(id, conn);
-        self.pump(conn, Some(dialler), actions);
+        self.read(conn, Some(dialler), actions);
     }
 
     /// Moves bytes both ways as far as they go.
-    fn pump(
+    fn pump(&mut self, conn: ConnId, actions: &mut VecDeque<Action>) {
+        if let Some(bridge) = self.bridges.get_mut(&conn) {
+            bridge.pump_out(&mut self.quic, actions);
+            self.read(conn, None, actions);
+        }
+    }
+
+    /// Moves bytes from the stream to TCP. Takes no room to write from streams that wait for it.
+    fn read(
         &mut self,
         conn: ConnId,
         dialler: Option<&mut Dialler>,
@@ -247,7 +286,6 @@ impl Carrier {
     ) {
         self.has_output = true;
         let Some(bridge) = self.bridges.get_mut(&conn) else { return };
-        bridge.pump_out(&mut self.quic, actions);
         let progress = match bridge.pump_in(&mut self.quic, actions) {
             Ok(Progress::Named(service)) => dial(bridge, &service, dialler, actions),
             Ok(Progress::None) => Ok(()),

@@ -14,9 +14,13 @@ use sha2::{Digest, Sha256};
 use super::Congestion;
 use super::bbr::SeededBbr;
 
-/// Bytes that may be on the way: of a stream, of the connection, and in the send buffer. 64 MiB are
-/// 8 × 100 Mbit/s × 670 ms, so nothing but the congestion controller limits a transfer.
-const WINDOW: u32 = 64 << 20;
+/// Bytes that a stream may have on the way. 64 MiB are 8 × 100 Mbit/s × 670 ms, so nothing but the
+/// congestion controller limits a transfer.
+const STREAM_WINDOW: u32 = 64 << 20;
+
+/// Bytes that a connection may hold unacknowledged: eight windows, as in quinn-proto's defaults. One
+/// window would be filled by one transfer, and what others write would wait for its acknowledgements.
+const SEND_WINDOW: u64 = 8 * STREAM_WINDOW as u64;
 
 /// TCP connections at a time; more wait in the client for their turn.
 const MAX_STREAMS: u32 = 16_384;
@@ -41,18 +45,17 @@ pub(super) fn controller(congestion: Congestion, rng: &mut ChaCha8Rng) -> Contro
 }
 
 /// quinn-proto's defaults but for the windows, the number of streams and the client's keep-alive.
-pub(super) fn transport(controller: ControllerRef, is_client: bool) -> Arc<TransportConfig> {
+pub(super) fn transport(controller: ControllerRef, is_client: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .congestion_controller_factory(controller)
-        .stream_receive_window(WINDOW.into())
-        .receive_window(WINDOW.into())
-        .send_window(WINDOW.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .send_window(SEND_WINDOW)
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(is_client.then_some(KEEP_ALIVE));
-    Arc::new(config)
+    config
 }
 
 pub(super) fn endpoint(rng: &mut ChaCha8Rng) -> Arc<EndpointConfig> {

@@ -7,10 +7,11 @@
 //! stream; a reset of TCP is RESET_STREAM and STOP_SENDING together (RFC 9000 §3.5).
 //!
 //! QUIC is `quinn-proto` 0.11.14 as it comes, with CUBIC or BBR: its defaults for everything (initial
-//! window, pacing, loss detection, ACK frequency, path MTU discovery, idle timeout of 30 s), but for
-//! windows and send buffer of 64 MiB, so that only the congestion controller limits a transfer, 16,384
-//! streams, and a keep-alive of the client every 5 s. The client connects when it is made, and again for
-//! the next TCP connection after it lost the connection; with that break all that it carried.
+//! window, pacing, loss detection, ACK frequency, path MTU discovery, idle timeout of 30 s), but for a
+//! window of 64 MiB for each stream and a send buffer of eight of them, so that only the congestion
+//! controller limits a transfer, 16,384 streams, and a keep-alive of the client every 5 s. The client
+//! connects when it is made, and again for the next TCP connection after it lost the connection; with
+//! that break all that it carried.
 //!
 //! **Reproducible** are times and lengths, not the bytes on the wire: `rustls` and `ring` draw keys from
 //! the operating system. So no length may depend on them: see `tls.rs` and `config.rs`. The arithmetic
@@ -21,6 +22,9 @@ mod bridge;
 mod carrier;
 mod config;
 mod tls;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -34,17 +38,21 @@ use entrouter_proto::{TimerReason, Transmit};
 use quinn_proto::crypto::rustls::NoInitialCipherSuite;
 use quinn_proto::{
     ClientConfig, ConnectError, ConnectionError, ConnectionHandle, DatagramEvent, EcnCodepoint,
-    Endpoint, Incoming, ServerConfig,
+    Endpoint, Incoming, ServerConfig, TransportConfig,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::engine::{Boot, Core};
 use carrier::{Carrier, Dialler};
-use config::ControllerRef;
 
 /// How long [`Core::drain`] waits for connections to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it waits then for the peer to hear that the others are reset. With data on the way,
+/// quinn-proto may never send that it closes: the congestion controller lets it not, and what is
+/// acknowledged meanwhile does not count.
+const CUT_OFF_LIMIT: Duration = Duration::from_secs(2);
 
 /// The congestion controller of QUIC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +139,13 @@ struct Client {
 #[derive(Debug, Clone, Copy)]
 enum Drain {
     No,
-    Until(Instant),
+    /// Until nothing is carried any more.
+    Until {
+        limit: Instant,
+        is_cut_off: bool,
+    },
+    /// Until the peers have had time to hear of it: who says it once and is gone may not be heard.
+    Closing,
     Done,
 }
 
@@ -143,21 +157,21 @@ impl QuicCore {
     pub fn client(options: ClientOptions, boot: Boot) -> Result<Self, QuicError> {
         let mut rng = ChaCha8Rng::from_seed(boot.seed);
         let controller = config::controller(options.congestion, &mut rng);
-        Self::client_with(options, boot, rng, controller)
+        Self::client_with(options, boot, rng, config::transport(controller, true))
     }
 
     fn client_with(
         options: ClientOptions,
         boot: Boot,
         mut rng: ChaCha8Rng,
-        controller: ControllerRef,
+        transport: TransportConfig,
     ) -> Result<Self, QuicError> {
         let unusable = |name: &&String| !(1..=255).contains(&name.len());
         if let Some(name) = options.listeners.iter().map(|(_, name)| name).find(unusable) {
             return Err(QuicError::Service(name.clone()));
         }
         let mut config = ClientConfig::new(tls::client(tls::BootClock(boot.unix_now))?);
-        config.transport_config(config::transport(controller, true));
+        config.transport_config(Arc::new(transport));
         let remote = options.remote;
         let client = Client { config, remote, listeners: options.listeners, current: None };
         let endpoint = Endpoint::new(config::endpoint(&mut rng), None, true, None);
@@ -173,9 +187,18 @@ impl QuicCore {
     pub fn server(options: ServerOptions, boot: Boot) -> Result<Self, QuicError> {
         let mut rng = ChaCha8Rng::from_seed(boot.seed);
         let controller = config::controller(options.congestion, &mut rng);
+        Self::server_with(options, boot, rng, config::transport(controller, false))
+    }
+
+    fn server_with(
+        options: ServerOptions,
+        boot: Boot,
+        mut rng: ChaCha8Rng,
+        transport: TransportConfig,
+    ) -> Result<Self, QuicError> {
         let clock = tls::BootClock(boot.unix_now);
         let mut config = ServerConfig::with_crypto(tls::server(clock)?);
-        config.transport_config(config::transport(controller, false));
+        config.transport_config(Arc::new(transport));
         config.time_source(Arc::new(clock));
         let endpoint =
             Endpoint::new(config::endpoint(&mut rng), Some(Arc::new(config)), true, None);
@@ -277,15 +300,20 @@ impl QuicCore {
     }
 
     fn check_drain(&mut self) {
-        let Drain::Until(limit) = self.drain else { return };
-        if self.now < limit && !self.carriers.values_mut().all(Carrier::is_idle) {
-            return;
+        if let Drain::Until { limit, is_cut_off } = self.drain {
+            let is_late = self.now >= limit;
+            if self.carriers.values_mut().all(Carrier::is_idle) || (is_late && is_cut_off) {
+                self.carriers.values_mut().for_each(|c| c.close(self.now, &mut self.actions));
+                self.drain = Drain::Closing;
+            } else if is_late {
+                self.carriers.values_mut().for_each(|c| c.cut_off(&mut self.actions));
+                self.drain = Drain::Until { limit: self.now + CUT_OFF_LIMIT, is_cut_off: true };
+            }
         }
-        for carrier in self.carriers.values_mut() {
-            carrier.close(self.now, &mut self.actions);
+        if matches!(self.drain, Drain::Closing) && self.carriers.is_empty() {
+            self.actions.push_back(Action::Drained);
+            self.drain = Drain::Done;
         }
-        self.actions.push_back(Action::Drained);
-        self.drain = Drain::Done;
     }
 
     fn carrier_of(&mut self, conn: ConnId) -> Option<(usize, &mut Carrier)> {
@@ -331,6 +359,10 @@ impl Core for QuicCore {
             | TcpEvent::Reset { conn } => conn,
         };
         let mut actions = std::mem::take(&mut self.actions);
+        if matches!(event, TcpEvent::Reset { .. }) {
+            // The shell has no such connection any more.
+            actions.retain(|action| conn_of(action) != Some(conn));
+        }
         let carrier = self.carrier_of(conn);
         let handle = carrier.as_ref().map(|(handle, _)| *handle);
         if let Some((_, carrier)) = carrier {
@@ -372,7 +404,7 @@ impl Core for QuicCore {
         if !matches!(self.drain, Drain::No) {
             return;
         }
-        self.drain = Drain::Until(self.now + DRAIN_LIMIT);
+        self.drain = Drain::Until { limit: self.now + DRAIN_LIMIT, is_cut_off: false };
         if let Role::Server(dialler) = &mut self.role {
             dialler.accepting = false;
         }
@@ -414,8 +446,8 @@ impl Core for QuicCore {
         }
         let recovery = self.carriers.values().filter_map(Carrier::deadline).min();
         let drain = match self.drain {
-            Drain::Until(limit) => Some((limit, TimerReason::Drain)),
-            Drain::No | Drain::Done => None,
+            Drain::Until { limit, .. } => Some((limit, TimerReason::Drain)),
+            Drain::No | Drain::Closing | Drain::Done => None,
         };
         let recovery = recovery.map(|at| (at, TimerReason::Recovery));
         [recovery, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -424,6 +456,17 @@ impl Core for QuicCore {
     fn listener(&self, dest: &str, service: &str) -> Option<ListenerId> {
         let Role::Client(client) = &self.role else { return None };
         client.listeners.iter().position(|(d, s)| d == dest && s == service).map(ListenerId)
+    }
+}
+
+fn conn_of(action: &Action) -> Option<ConnId> {
+    match action {
+        Action::Connect { conn, .. }
+        | Action::Write { conn, .. }
+        | Action::GrantRead { conn, .. }
+        | Action::Shutdown { conn }
+        | Action::Abort { conn } => Some(*conn),
+        Action::Resolve { .. } | Action::StopAccepting | Action::Drained => None,
     }
 }
 
