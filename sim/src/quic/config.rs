@@ -16,10 +16,12 @@ use super::bbr::SeededBbr;
 
 /// Bytes that a stream may have on the way. 64 MiB are 8 × 100 Mbit/s × 670 ms, so nothing but the
 /// congestion controller limits a transfer.
+///
+/// The connection as a whole has no such window, as in quinn-proto's defaults: what a transfer has
+/// buffered and not sent would count, and leave no credit to others until 8 MiB of it were read.
 const STREAM_WINDOW: u32 = 64 << 20;
 
-/// Bytes that a connection may hold unacknowledged: eight windows, as in quinn-proto's defaults. One
-/// window would be filled by one transfer, and what others write would wait for its acknowledgements.
+/// Bytes that a connection may hold unacknowledged: eight windows, as in quinn-proto's defaults.
 const SEND_WINDOW: u64 = 8 * STREAM_WINDOW as u64;
 
 /// TCP connections at a time; more wait in the client for their turn.

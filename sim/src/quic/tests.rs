@@ -183,7 +183,7 @@ fn bytes_flow_on_in_one_direction_after_the_other_ended() {
 fn a_reset_crosses_either_way() {
     let breaking = |name, kind, client: bool| {
         let mut workload = workload(name, 3, Duration::ZERO, kind);
-        let habits = Habits { resets_after: Some(50_000), ..Habits::default() };
+        let habits = Habits { resets_after: Some(100_000), ..Habits::default() };
         *(if client { &mut workload.plan.client } else { &mut workload.plan.origin }) = habits;
         workload
     };
@@ -376,9 +376,11 @@ fn a_long_transfer_survives_a_long_lossy_path_that_reorders_or_not() {
 }
 
 #[test]
-fn small_requests_are_answered_beside_transfers_that_fill_the_send_buffer() {
+fn streams_share_a_connection_whose_buffers_and_windows_transfers_fill() {
+    let bulk = Kind::Download(Amount::For(60 * SECOND));
     let workloads = [
-        workload("bulk", 2, Duration::ZERO, Kind::Download(Amount::For(60 * SECOND))),
+        workload("bulk", 1, Duration::ZERO, bulk),
+        workload("other", 1, Duration::ZERO, bulk),
         workload("ping", 8, SECOND, exchanges(20, 100 * MS)),
     ];
     // As it is, and where transfers leave no room at all.
@@ -391,6 +393,8 @@ fn small_requests_are_answered_beside_transfers_that_fill_the_send_buffer() {
         assert_eq!(ping.completed, 8, "{send_window:?}: {:?}", engine.unfinished());
         let p50 = ping.latency.expect("exchanges").p50_ms;
         assert!(p50 < 200.0, "{send_window:?}: {p50} ms");
+        let (one, other) = (found(&engine, "bulk").bytes_down, found(&engine, "other").bytes_down);
+        assert!(one.min(other) > one.max(other) / 2, "{send_window:?}: {one} and {other} bytes");
     }
 }
 
