@@ -173,7 +173,7 @@ fn bytes_flow_on_in_one_direction_after_the_other_ended() {
         workload.plan.half_close = true;
         workload
     };
-    let workloads = [half("ask", exchanges(3, MS)), half("down", down(200_000))];
+    let workloads = [half("ask", exchanges(3, MS)), half("down", down(1_000_000))];
     let mut engine = Line::new(2, Congestion::Cubic, lossy(20 * MS, 0.02)).engine(&workloads);
     run(&mut engine, 60 * SECOND);
     assert_eq!((ends(&engine, "ask"), ends(&engine, "down")), ((3, 0), (3, 0)));
@@ -188,24 +188,28 @@ fn a_reset_crosses_either_way() {
         workload
     };
     let forever = Kind::Download(Amount::For(600 * SECOND));
+    // The client has nothing left to reset but what it receives.
+    let mut half = breaking("client-half", forever, true);
+    half.plan.half_close = true;
     let workloads = [
         breaking("client-down", forever, true),
         breaking("client-up", up(2_000_000), true),
         breaking("origin-down", forever, false),
         breaking("origin-up", up(2_000_000), false),
+        half,
         workload("dies-down", 3, Duration::ZERO, forever),
         workload("dies-idle", 3, Duration::ZERO, exchanges(2, 600 * SECOND)),
     ];
     let link = narrow(20.0, lossy(20 * MS, 0.05));
     let mut engine = Line::new(3, Congestion::Cubic, link).engine(&workloads);
     engine.schedule(5 * SECOND, Fault::OriginsDie(SERVER));
-    // The first four are over before.
+    // The first five are over before.
     engine.run_until(5 * SECOND - MS);
     let reset = |engine: &Engine| workloads.each_ref().map(|workload| ends(engine, &workload.name));
-    assert_eq!(reset(&engine)[..4], [(0, 3); 4], "{:?}", engine.unfinished());
+    assert_eq!(reset(&engine)[..5], [(0, 3); 5], "{:?}", engine.unfinished());
     assert_eq!(found(&engine, "dies-idle").exchanges, 3);
     run(&mut engine, 7 * SECOND);
-    assert_eq!(reset(&engine), [(0, 3); 6]);
+    assert_eq!(reset(&engine), [(0, 3); 7]);
 }
 
 #[test]
