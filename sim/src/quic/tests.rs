@@ -202,13 +202,13 @@ fn a_reset_crosses_either_way() {
     ];
     let link = narrow(20.0, lossy(20 * MS, 0.05));
     let mut engine = Line::new(3, Congestion::Cubic, link).engine(&workloads);
-    engine.schedule(5 * SECOND, Fault::OriginsDie(SERVER));
+    engine.schedule(15 * SECOND, Fault::OriginsDie(SERVER));
     // The first five are over before.
-    engine.run_until(5 * SECOND - MS);
+    engine.run_until(15 * SECOND - MS);
     let reset = |engine: &Engine| workloads.each_ref().map(|workload| ends(engine, &workload.name));
     assert_eq!(reset(&engine)[..5], [(0, 3); 5], "{:?}", engine.unfinished());
     assert_eq!(found(&engine, "dies-idle").exchanges, 3);
-    run(&mut engine, 7 * SECOND);
+    run(&mut engine, 17 * SECOND);
     assert_eq!(reset(&engine), [(0, 3); 7]);
 }
 
