@@ -158,8 +158,8 @@ pub struct TunnelSeries {
     pub rate_mbps: Vec<f64>,
     /// Smoothed RTT, ms; 0 while unknown.
     pub rtt_ms: Vec<f64>,
-    /// Parity symbols per source symbol sent in the interval, in percent; 0 where none was sent.
+    /// Parity symbols, in percent of all symbols sent in the interval; 0 where none was sent.
     pub fec_overhead_pct: Vec<f64>,
-    /// Copies sent again per source symbol in the interval, in percent.
+    /// Copies sent again, in percent of all symbols sent in the interval.
     pub repair_pct: Vec<f64>,
 }

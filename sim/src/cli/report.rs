@@ -14,7 +14,7 @@ use crate::scenario::{self, Scenario};
 use crate::stage::{self, RunOptions};
 
 /// Interval of samples.
-const SAMPLE: Duration = Duration::from_millis(100);
+const SAMPLE: Duration = Duration::from_millis(250);
 
 /// Run a scenario and all its cases, and write one HTML page with plots.
 #[derive(FromArgs, Debug)]

@@ -138,8 +138,9 @@ impl Engine {
                 sampler.series.tunnels.entry(link.name.clone()).or_default();
             series.rate_mbps.push(peer.rate_mbps);
             series.rtt_ms.push(peer.rtt_us.unwrap_or(0) as f64 / 1e3);
-            series.fec_overhead_pct.push(percent(parity, symbols));
-            series.repair_pct.push(percent(repairs, symbols));
+            let all = symbols + parity + repairs;
+            series.fec_overhead_pct.push(percent(parity, all));
+            series.repair_pct.push(percent(repairs, all));
         }
         for path in status.map_or(&[][..], |status| &status.paths) {
             let route = path.via.join(">");

@@ -185,7 +185,7 @@ fn fec(clock: &Clock, series: &Series) -> Option<Plot> {
     let name = |what: &'static str| move |n: &str| format!("{}: {what}", arrows_plain(n));
     let parity = Kind::of(&series.tunnels, name("parity"), |t| &t.fec_overhead_pct);
     let repair = Kind::of(&series.tunnels, name("sent again"), |t| &t.repair_pct);
-    clock.panel("FEC overhead and repair, of source symbols", "%", vec![parity, repair], 1.0)
+    clock.panel("FEC overhead and repair, of all symbols sent", "%", vec![parity, repair], 1.0)
 }
 
 /// Which way was taken when, if any pair of nodes has more than one way or there are several pairs.
