@@ -159,6 +159,26 @@ fn a_partition_is_survived_by_every_stream() {
     assert!(world.client(conn).incoming == data);
 }
 
+/// Found by the simulator's chaos, seed 2707: the smaller life was let in, carried a request, and had to
+/// give it up when the greater one was told of.
+#[test]
+fn a_life_smaller_than_one_met_as_initiator_is_refused_before_it_carries_anything() {
+    let mut world = World::new(16, Path::clean(20));
+    let configured = world.configs.clone();
+    world.configs[1].peers[0].addr = None;
+    let mut world = World::with_configs(16, Path::clean(20), world.configs);
+    // Node 0 knows node 1 from its response alone.
+    assert!(world.run(secs(2), up));
+    world.configs = configured;
+    world.unix -= secs(80);
+    world.keep_log = true;
+    world.boot(1);
+    world.run(Duration::from_millis(100), |_| false);
+    let mut answers = world.log.iter().filter(|(from, b)| *from == 0 && matches!(b[0], 2 | 3));
+    assert_eq!(answers.next().map(|(_, bytes)| bytes[0]), Some(3), "a reject");
+    assert!(world.run(secs(2), up));
+}
+
 #[test]
 fn without_a_way_clients_are_told_in_bounded_time() {
     let mut world = World::new(12, Path::clean(20));

@@ -65,7 +65,7 @@ pub(super) struct World {
     pub now: Instant,
     start: Instant,
     pub nodes: [Option<Node>; 2],
-    configs: [Config; 2],
+    pub configs: [Config; 2],
     pub path: Path,
     pub unix: Duration,
     rng: Rng,

@@ -203,7 +203,7 @@ impl Tunnel {
         h.timestamp = h.timestamp.saturating_add(1).max(shared.unix_micros(now));
         let payload = InitiationPayload {
             timestamp: h.timestamp,
-            seen_incarnation: h.highest.0.max(self.lives.map_or(0, |l| l.remote.0)),
+            seen_incarnation: self.seen_incarnation(),
             hello: hello(shared),
         };
         self.send_initiation(now, shared, to, key, &payload);
@@ -306,7 +306,9 @@ impl Tunnel {
             return true;
         }
         let order = (payload.hello.incarnation, payload.timestamp);
-        if order <= self.handshakes.highest {
+        // A life that began before one that this node met as its initiator has a clock that was set
+        // back, too: it is told now, before it carries anything under a number that it must give up.
+        if order <= self.handshakes.highest || order.0 < self.seen_incarnation() {
             self.reject(now, key, RejectReason::Stale, initiation, from);
             return true;
         }
@@ -346,6 +348,11 @@ impl Tunnel {
         self.post(now, from, packet);
     }
 
+    /// The greatest life of the peer that was met, whoever began.
+    fn seen_incarnation(&self) -> u64 {
+        self.handshakes.highest.0.max(self.lives.map_or(0, |lives| lives.remote.0))
+    }
+
     fn reject(
         &mut self,
         now: Instant,
@@ -355,7 +362,7 @@ impl Tunnel {
         from: SocketAddr,
     ) {
         let Some(keys) = self.keys.get(key) else { return };
-        let (incarnation, timestamp) = self.handshakes.highest;
+        let (incarnation, timestamp) = (self.seen_incarnation(), self.handshakes.highest.1);
         let mut packet = Vec::with_capacity(crate::wire::packet::REJECT_LEN);
         put_reject(&mut packet, reason, initiation.sender, timestamp, incarnation);
         let mac = keys.sign(&[&packet, initiation.ephemeral()]);
@@ -399,7 +406,7 @@ impl Tunnel {
         }
         let mut attempt = self.handshakes.attempts.remove(at);
         let finished = attempt.noise.finish(response.noise);
-        let seen = self.lives.map_or(0, |l| l.remote.0).max(self.handshakes.highest.0);
+        let seen = self.seen_incarnation();
         let (payload, raw) = match finished {
             // A late answer from an earlier life of the peer, or to an earlier one of ours, is void.
             Ok((payload, raw))
