@@ -17,10 +17,12 @@ pub struct Outcome {
     pub trace_hash: String,
     /// Virtual seconds.
     pub seconds: f64,
-    /// Datagrams put on links.
+    /// Datagrams sent.
     pub packets: u64,
     /// Everything that must never happen and did; empty if all is well.
     pub violations: Vec<String>,
+    /// Connections that were still open at the end.
+    pub unfinished: Vec<String>,
     /// By name.
     pub workloads: BTreeMap<String, WorkloadOutcome>,
     /// Each direction of each link, by name (`a>b`).
@@ -49,8 +51,8 @@ pub struct WorkloadOutcome {
     pub connections: u64,
     /// Of them, those in which every byte arrived both ways and both ends closed in order.
     pub completed: u64,
-    /// Of them, those that ended by a reset for which the run had a cause (a client or an origin that
-    /// resets, a refusing origin, a PoP that crashed).
+    /// Of them, those that ended by a reset. One without a cause (a client or an origin that resets, a
+    /// refusing origin, a PoP that crashed) is a violation, too.
     pub reset: u64,
     /// Application bytes that arrived at origins.
     pub bytes_up: u64,

@@ -74,6 +74,17 @@ pub enum RunError {
     Trace(#[from] std::io::Error),
 }
 
+/// How long is listened after the last connection ended.
+const AFTERMATH: Duration = Duration::from_secs(2);
+
+/// Whether a scenario can be run at all.
+///
+/// # Errors
+/// If it cannot be set up.
+pub fn check(scenario: &Scenario, carrier: Carrier) -> Result<(), RunError> {
+    set_up(scenario, RunOptions { carrier, ..RunOptions::new(0) }).map(|_| ())
+}
+
 /// Runs a scenario to its end.
 ///
 /// # Errors
@@ -85,6 +96,11 @@ pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError
         engine.sample(interval);
     }
     engine.run(scenario.ends_at);
+    if engine.is_done() {
+        // Is anything said or kept that should not be?
+        let done = Duration::from_nanos(engine.now().as_nanos());
+        engine.run_until(done + AFTERMATH);
+    }
     engine.check();
     engine.trace().finish()?;
     let mut outcome = engine.outcome(&scenario.full_name());

@@ -39,10 +39,10 @@ pub fn sweep(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         while !stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
+            let another = |next: u64| (next < seeds.end).then(|| next + 1);
+            let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, another) else {
                 return;
-            }
+            };
             let what = catch_unwind(AssertUnwindSafe(|| one(seed)))
                 .unwrap_or_else(|panic| vec![format!("panicked: {}", said(panic.as_ref()))]);
             // A thread that panicked with a lock held has left nothing half done behind it.
@@ -100,15 +100,15 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        let full = (run * WIDTH / self.of.max(1)) as usize;
-        let left = self.began.elapsed().mul_f64((self.of - run) as f64 / run.max(1) as f64);
+        let full = (run as f64 / self.of.max(1) as f64 * WIDTH as f64) as usize;
+        let left = self.of.saturating_sub(run) as f64 / run.max(1) as f64;
+        let left = self.began.elapsed().as_secs_f64() * left;
         // A terminal that went away is no reason to stop.
         let _ = write!(
             std::io::stderr(),
-            "\r[{:<width$}] {run} of {}, {failed} failed, {} s left \x1b[K",
+            "\r[{:<width$}] {run} of {}, {failed} failed, {left:.0} s left \x1b[K",
             "#".repeat(full),
             self.of,
-            left.as_secs(),
             width = WIDTH as usize
         );
     }

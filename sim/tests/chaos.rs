@@ -22,7 +22,7 @@ fn whatever_goes_wrong_nothing_happens_that_must_not() {
 fn a_sample_is_as_large_as_it_is_said_to_be() {
     for seed in 0..500 {
         let sample = Sample::new(seed);
-        assert!(sample.bytes() >= MIN_BYTES && sample.faults.len() >= MIN_FAULTS, "{sample}");
+        assert!(sample.bytes() >= MIN_BYTES && sample.misfortunes >= MIN_FAULTS, "{sample}");
         assert!(sample.heals_at.as_secs() >= 30, "{sample}");
     }
     let outcome = run(&Sample::new(1), Trace::new()).expect("it can be set up");

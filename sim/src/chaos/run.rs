@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::sample::Sample;
-use crate::engine::{Engine, Fault, HostId, LinkId, NatConfig, SetupError, Trace};
+use crate::engine::{Engine, Fault, HostId, LinkId, NatConfig, Trace};
 use crate::link::{LinkConfig, Loss};
 use crate::mesh;
 use crate::outcome::Outcome;
+use crate::stage::RunError;
 
 /// Datagrams of a seed, at most.
 pub const MAX_PACKETS: u64 = 50_000;
@@ -22,7 +23,7 @@ const TO_LISTEN: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// A sample that cannot be set up, which would be a fault of the sampler.
-pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, SetupError> {
+pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, RunError> {
     let mut engine = set_up(sample, trace)?;
     let mut failures = Vec::new();
     engine.run_until(sample.heals_at);
@@ -37,6 +38,7 @@ pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, SetupError> {
         failures.extend(go_quiet(&mut engine, sample));
     }
     engine.check();
+    engine.trace().finish()?;
     let mut outcome = engine.outcome("chaos");
     if outcome.packets > MAX_PACKETS {
         failures.push(format!("{} packets, wanted at most {MAX_PACKETS}", outcome.packets));
@@ -45,10 +47,9 @@ pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, SetupError> {
     Ok(outcome)
 }
 
-fn set_up(sample: &Sample, trace: Trace) -> Result<Engine, SetupError> {
+fn set_up(sample: &Sample, trace: Trace) -> Result<Engine, RunError> {
     let ends: Vec<_> = sample.links.iter().map(|link| link.ends).collect();
-    let configs = mesh::configs(sample.seed, &sample.pops, &ends, &sample.workloads)
-        .map_err(|error| SetupError::Core { host: "?".to_owned(), error: Box::new(error) })?;
+    let configs = mesh::configs(sample.seed, &sample.pops, &ends, &sample.workloads)?;
     let mut engine = Engine::new(sample.seed, trace);
     for (nth, config) in configs.into_iter().enumerate() {
         let host = HostId(nth);

@@ -16,7 +16,7 @@ use crate::traffic::{Amount, Arrivals, Habits, Kind, Plan, Workload};
 pub const MIN_BYTES: u64 = 2_000_000;
 /// Of which one workload moves at most so many: a seed is many small things, not one large.
 const MAX_BYTES: u64 = 1_000_000;
-/// Faults of a seed, at least.
+/// What goes wrong in a seed, at least.
 pub const MIN_FAULTS: usize = 3;
 
 /// Everything sampled from a seed.
@@ -39,6 +39,8 @@ pub struct Sample {
     pub workloads: Vec<Workload>,
     /// What goes wrong, and when.
     pub faults: Vec<(Duration, Fault)>,
+    /// How many of the faults make something worse: the rest mend that.
+    pub misfortunes: usize,
     /// When all is well again; at least 30 s.
     pub heals_at: Duration,
     /// Between two probes of a neighbour: an idle mesh sends little else.
@@ -84,7 +86,7 @@ impl Sample {
         let links = links(seed, count);
         let workloads = workloads(seed, &links);
         let heals_at = draws.millis(30_000, 40_000);
-        let mut faults = Faults::new(seed, count, &links, mobile, heals_at).sample();
+        let (mut faults, misfortunes) = Faults::new(seed, count, &links, mobile, heals_at).sample();
         if scarce {
             faults.retain(|(_, fault)| *fault != Fault::Excuse(None));
             faults.insert(0, (Duration::ZERO, Fault::Excuse(Some("memory is scarce"))));
@@ -100,6 +102,7 @@ impl Sample {
             links,
             workloads,
             faults,
+            misfortunes,
             heals_at,
             probe_interval,
             rekey_after,
@@ -109,7 +112,7 @@ impl Sample {
     /// Application bytes of all connections, if none is reset.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.workloads.iter().map(bytes).sum()
+        self.workloads.iter().filter(|w| !w.refused).map(bytes).sum()
     }
 }
 
@@ -276,6 +279,8 @@ struct Faults<'a> {
     links: &'a [Connected],
     mobile: Option<HostId>,
     end: Duration,
+    /// What went wrong; a fault that mends another is none.
+    misfortunes: usize,
     found: Vec<(Duration, Fault)>,
 }
 
@@ -288,17 +293,25 @@ impl<'a> Faults<'a> {
         heals_at: Duration,
     ) -> Self {
         let end = heals_at - Duration::from_secs(1);
-        Self { draws: Draws::new(seed, "faults"), hosts, links, mobile, end, found: Vec::new() }
+        Self {
+            draws: Draws::new(seed, "faults"),
+            hosts,
+            links,
+            mobile,
+            end,
+            misfortunes: 0,
+            found: Vec::new(),
+        }
     }
 
-    fn sample(mut self) -> Vec<(Duration, Fault)> {
+    fn sample(mut self) -> (Vec<(Duration, Fault)>, usize) {
         self.outages();
         let more = self.draws.between(1, 6) as usize;
-        while self.found.len() < MIN_FAULTS + more {
+        while self.misfortunes < MIN_FAULTS + more {
             self.nuisance();
         }
         self.found.sort_by_key(|(at, _)| *at);
-        self.found
+        (self.found, self.misfortunes)
     }
 
     fn add(&mut self, at: Duration, fault: Fault) {
@@ -323,6 +336,7 @@ impl<'a> Faults<'a> {
     fn outages(&mut self) {
         let mut at = self.draws.millis(500, 12_000);
         while at < self.end {
+            self.misfortunes += 1;
             let mut over = at + self.draws.millis(50, 6_000);
             match self.draws.between(0, 6) {
                 0 => {
@@ -380,6 +394,7 @@ impl<'a> Faults<'a> {
 
     /// What makes things worse, but lets something through.
     fn nuisance(&mut self) {
+        self.misfortunes += 1;
         let last = self.end.as_millis() as u64;
         let at = self.draws.millis(100, last);
         match self.draws.between(0, 5) {

@@ -22,6 +22,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::scenario::{self, Override, Scenario, ScenarioError};
+use crate::stage::RunError;
 
 /// Flags, or a scenario, that cannot be followed.
 const USAGE: u8 = 2;
@@ -80,7 +81,12 @@ pub fn main(args: &[&str]) -> ExitCode {
 
 /// To stdout. A reader that went away (`| head`) does not change what was found out.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("entrouter-sim: cannot write the answer: {error}");
+        std::process::exit(1);
+    }
 }
 
 fn failed(what: &dyn std::fmt::Display) -> ExitCode {
@@ -91,6 +97,12 @@ fn failed(what: &dyn std::fmt::Display) -> ExitCode {
 fn misused(what: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("entrouter-sim: {what}");
     ExitCode::from(USAGE)
+}
+
+/// A scenario that was loaded and cannot be run, or whose trace cannot be written.
+fn unrunnable(scenario: &str, error: &RunError) -> ExitCode {
+    let what = format!("{scenario}: {error}");
+    if matches!(error, RunError::Trace(_)) { failed(&what) } else { misused(&what) }
 }
 
 fn verdict(well: bool) -> ExitCode {

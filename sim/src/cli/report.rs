@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{again, failed, load, misused, say, verdict};
+use super::{again, failed, load, misused, say, unrunnable, verdict};
 use crate::link::{LinkConfig, Loss};
 use crate::outcome::Outcome;
 use crate::report::{Page, Run, render};
@@ -49,7 +49,7 @@ pub(super) fn report(args: &Args) -> ExitCode {
         let options = RunOptions { sample: Some(SAMPLE), ..RunOptions::new(args.seed) };
         match stage::run(scenario, options) {
             Ok(outcome) => runs.push(described(scenario, outcome)),
-            Err(error) => return failed(&format!("{}: {error}", scenario.full_name())),
+            Err(error) => return unrunnable(&scenario.full_name(), &error),
         }
     }
     let Some(base) = scenarios.first() else { return misused(&"there is nothing to run") };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use argh::FromArgs;
 
 use super::table::{Table, grouped};
-use super::{failed, load, misused, say, verdict};
+use super::{failed, load, misused, say, unrunnable, verdict};
 use crate::engine::Trace;
 use crate::outcome::{Outcome, WorkloadOutcome};
 use crate::scenario::Scenario;
@@ -43,6 +43,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
     if args.sample_ms.is_some() && !args.json {
         return misused(&"--sample-ms is for --json; for plots there is `report`");
     }
+    if args.sample_ms == Some(0) {
+        return misused(&"--sample-ms: give 1 or more");
+    }
     let scenario = match load(&args.scenario, &args.set) {
         Ok(scenario) => scenario,
         Err(error) => return misused(&error),
@@ -51,12 +54,12 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(trace) => trace,
         Err(error) => return failed(&error),
     };
-    let sample = args.sample_ms.map(|ms| Duration::from_millis(ms.max(1)));
+    let sample = args.sample_ms.map(|ms| Duration::from_millis(ms));
     let began = Instant::now();
     let options = RunOptions { trace, sample, ..RunOptions::new(args.seed) };
     let outcome = match stage::run(&scenario, options) {
         Ok(outcome) => outcome,
-        Err(error) => return failed(&format!("{}: {error}", args.scenario)),
+        Err(error) => return unrunnable(&args.scenario, &error),
     };
     if args.json {
         match serde_json::to_string_pretty(&outcome) {
@@ -93,6 +96,9 @@ fn told(scenario: &Scenario, outcome: &Outcome, took: Duration) -> String {
     for expected in &outcome.expectations {
         let verdict = if expected.held { "ok    " } else { "FAILED" };
         let _ = writeln!(text, "{verdict}  {}  (found {})", expected.text, expected.found);
+    }
+    for open in outcome.unfinished.iter().take(10) {
+        let _ = writeln!(text, "STILL OPEN  {open}");
     }
     for violation in &outcome.violations {
         let _ = writeln!(text, "VIOLATION  {violation}");

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use super::{again, failed, load, misused, say, stop_on_signal, verdict};
+use super::{again, failed, load, misused, say, stop_on_signal, unrunnable, verdict};
 use crate::outcome::Outcome;
-use crate::stage::{self, RunOptions};
+use crate::stage::{self, Carrier, RunOptions};
 use crate::sweep::{Failure, sweep as sweep_seeds};
 
 /// Run a scenario with many seeds, on all cores.
@@ -36,6 +36,9 @@ pub(super) fn sweep(args: &Args) -> ExitCode {
     let Some(seeds) = seeds(args.first_seed, args.seeds) else {
         return misused(&NO_SUCH_SEEDS);
     };
+    if let Err(error) = stage::check(&scenario, Carrier::Relay) {
+        return unrunnable(&args.scenario, &error);
+    }
     let stop = match stop_on_signal() {
         Ok(stop) => stop,
         Err(error) => return failed(&error),
@@ -49,11 +52,12 @@ pub(super) fn sweep(args: &Args) -> ExitCode {
         tell(failure, &format!("run {name} --seed {}{set}", failure.seed));
     });
     summarize(swept.run, args.seeds, swept.failures.len());
-    verdict(swept.failures.is_empty() && swept.run > 0)
+    verdict(swept.failures.is_empty() && swept.run == args.seeds)
 }
 
 /// What to say if [`seeds`] finds none.
-pub(super) const NO_SUCH_SEEDS: &str = "--seeds: give 1 or more, the last of them below 2^64";
+pub(super) const NO_SUCH_SEEDS: &str =
+    "--seeds: give 1 or more; the last of them is at most 18446744073709551614";
 
 /// `count` seeds from `first` on, if there are so many.
 pub(super) fn seeds(first: u64, count: u64) -> Option<Range<u64>> {

@@ -8,6 +8,7 @@ use rand_core::RngCore;
 use super::core::Boot;
 use super::{Engine, HostId, LinkId, UNIX_START};
 use crate::link::LinkConfig;
+use crate::time::Time;
 use crate::traffic::{End, Side};
 
 /// Something that happens to a network or a host.
@@ -129,7 +130,7 @@ impl Engine {
         let unix = UNIX_START + (now - self.epoch);
         let boot = Boot { seed, now, unix_now: host.wall_clock(unix), life };
         host.core = Some((host.make)(boot)?);
-        host.draining = false;
+        host.draining = None;
         host.born = self.now;
         host.accepted_packets.clear();
         self.trace.record(self.now, &host.name, "boot", &[u64::from(life)], "");
@@ -140,7 +141,8 @@ impl Engine {
 
     pub(super) fn restart(&mut self, id: HostId, step: i64) {
         self.crash(id);
-        self.hosts[id.0].clock_ahead += step;
+        let ahead = &mut self.hosts[id.0].clock_ahead;
+        *ahead = ahead.saturating_add(step);
         if let Err(error) = self.boot(id) {
             let what = format!("{} does not start again: {error}", self.hosts[id.0].name);
             self.violate(&what);
@@ -161,6 +163,7 @@ impl Engine {
         let host = &mut self.hosts[id.0];
         host.core = None;
         host.armed = None;
+        host.woken = (Time::ZERO, 0);
         host.dialling.clear();
         host.ready.clear();
         let conns: Vec<_> = host.sockets.keys().copied().collect();
@@ -170,10 +173,9 @@ impl Engine {
     }
 
     fn drain(&mut self, id: HostId) {
-        self.excuse_deals("its PoP drains", |from, to| from == id || to == id);
         let now = self.instant();
         let host = &mut self.hosts[id.0];
-        host.draining = true;
+        host.draining.get_or_insert(self.now);
         if let Some(core) = &mut host.core {
             core.drain(now);
         }
@@ -198,12 +200,16 @@ impl Engine {
             origin.refuses = refuse;
         }
         if refuse {
-            // Those whose request has not reached it yet.
-            let workloads = &self.workloads;
-            for deal in &mut self.deals {
-                if workloads[deal.workload].workload.to == id && deal.origin == End::Unknown {
-                    deal.excuse.get_or_insert("the origin refuses");
-                }
+            self.excuse_unheard(id, "the origin refuses");
+        }
+    }
+
+    /// Excuses the connections to origins at that host whose request has not reached one yet.
+    fn excuse_unheard(&mut self, id: HostId, why: &'static str) {
+        let workloads = &self.workloads;
+        for deal in self.deals.iter_mut().filter(|deal| deal.origin == End::Unknown) {
+            if workloads[deal.workload].workload.to == id {
+                deal.excuse.get_or_insert(why);
             }
         }
     }
@@ -218,8 +224,8 @@ impl Engine {
                 Some(nth) => {
                     self.deals[nth].excuse.get_or_insert("the origin died");
                 }
-                // Whose it is is not known yet.
-                None => self.excuse_deals("the origin died", |_, to| to == id),
+                // Whose it is is not known yet: one of those that no origin has heard of.
+                None => self.excuse_unheard(id, "the origin died"),
             }
             self.reset(id, conn);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,7 +90,8 @@ pub(super) struct Host {
     pub born: Time,
     /// What its wall clock is ahead, in nanoseconds.
     pub clock_ahead: i64,
-    pub draining: bool,
+    /// Since when it is ending in order.
+    pub draining: Option<Time>,
     /// The timer for which there is an event.
     pub armed: Option<Time>,
     /// When it last had a timer, and how many at that moment.
@@ -101,8 +103,8 @@ pub(super) struct Host {
     pub ready: VecDeque<ConnId>,
     pub accepted: u64,
     pub origins: BTreeMap<String, Origin>,
-    /// The greatest nonce sent under each key, over all lives.
-    pub nonces: BTreeMap<u64, u64>,
+    /// The least nonce that may follow under each key, by where it was sent to, over all lives.
+    pub nonces: BTreeMap<(IpAddr, u64), u64>,
     /// Numbers of the datagrams that this life has accepted, as bits.
     pub accepted_packets: Vec<u64>,
     /// What earlier lives counted, by peer.
@@ -118,7 +120,7 @@ impl Host {
             life: 0,
             born: Time::ZERO,
             clock_ahead,
-            draining: false,
+            draining: None,
             armed: None,
             woken: (Time::ZERO, 0),
             sockets: BTreeMap::new(),

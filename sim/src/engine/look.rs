@@ -8,14 +8,19 @@ use entrouter_proto::status::{PeerStatus, Status};
 use super::queue::Event;
 use super::{Engine, HostId};
 use crate::outcome::{LinkSeries, Outcome, Series, TunnelOutcome, TunnelSeries};
+use crate::time::Time;
 
-/// Between two looks, unless samples want more.
+/// Between two looks; less if a sample is due.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Samples of a run at most: an hour, ten times a second.
+const MAX_SAMPLES: usize = 36_000;
 
 /// Takes samples.
 #[derive(Debug)]
 pub(super) struct Sampler {
     interval: Duration,
+    next: Time,
     taken: usize,
     series: Series,
     /// What the counters said at the last sample: bytes by workload, (bytes, packets, lost) by link,
@@ -29,6 +34,7 @@ impl Sampler {
     fn new(interval: Duration) -> Self {
         Self {
             interval,
+            next: Time::ZERO + interval,
             taken: 0,
             series: Series { interval_s: interval.as_secs_f64(), ..Series::default() },
             goodput: BTreeMap::new(),
@@ -65,14 +71,18 @@ impl Engine {
     pub(super) fn look(&mut self) {
         self.check();
         if let Some(mut sampler) = self.sampler.take() {
-            self.take_sample(&mut sampler);
+            if self.now >= sampler.next && sampler.taken < MAX_SAMPLES {
+                self.take_sample(&mut sampler);
+                sampler.next = self.now + sampler.interval;
+            }
             self.sampler = Some(sampler);
         }
         self.queue.put(self.now + self.look_interval(), Event::Look);
     }
 
     pub(super) fn look_interval(&self) -> Duration {
-        self.sampler.as_ref().map_or(INTERVAL, |sampler| sampler.interval)
+        let next = self.sampler.as_ref().map(|sampler| sampler.next.since(self.now));
+        next.filter(|next| !next.is_zero()).map_or(INTERVAL, |next| next.min(INTERVAL))
     }
 
     /// Checks what must hold at every moment and is not checked as it happens.
@@ -186,6 +196,7 @@ impl Engine {
             seconds: self.now.as_nanos() as f64 / 1e9,
             packets: self.packets,
             violations: self.violations.clone(),
+            unfinished: self.unfinished(),
             workloads: workloads.map(|s| (s.workload.name.clone(), s.meter.outcome())).collect(),
             links: links.map(|way| (way.name.clone(), way.link.counters())).collect(),
             tunnels,

@@ -10,12 +10,12 @@
 //!
 //! 1. [`Engine::new`] with a [`Seed`],
 //! 2. [`Engine::add_host`], [`Engine::add_link`], [`Engine::add_workload`], [`Engine::schedule`],
-//! 3. [`Engine::run`], and [`Engine::outcome`].
+//! 3. [`Engine::run`], [`Engine::check`], and [`Engine::outcome`].
 //!
 //! While it runs, it checks what must always hold: every byte that arrives is the one that was sent
 //! at that place of that stream; a clean end comes after the last byte; a connection ends by a reset
-//! only for a cause; no request reaches two origins; no packet counter is used twice; no datagram
-//! changes a node's state twice, and a damaged one never; no table exceeds its bound; no packet
+//! only for a cause; no request reaches two origins; no packet counter is used twice; no data packet
+//! is accepted twice, and a damaged one never; no table exceeds its bound; no packet
 //! vanishes uncounted; no core wants to be called back for ever at one moment. What does not hold is a
 //! violation in the [`Outcome`](crate::outcome::Outcome).
 
@@ -60,6 +60,8 @@ pub const UNIX_START: Duration = Duration::from_secs(1_800_000_000);
 const MAX_WAKES: u32 = 1_000;
 /// Rounds of giving to and taking from a core at one moment, beyond which it is taken to spin.
 const MAX_ROUNDS: u32 = 10_000;
+/// Things done for a core, or batches taken from it, in one go, likewise.
+const MAX_TURNS: u32 = 100_000;
 /// Datagrams asked of a core at a time, as GSO would take them.
 const MAX_SEGMENTS: usize = 16;
 /// Violations that are kept; a run that has so many ends.
@@ -84,6 +86,20 @@ pub enum SetupError {
         /// What is wrong with it.
         error: LinkConfigError,
     },
+    /// Two hosts of one name, two links between the same hosts, or one of a host with itself.
+    #[error("there is a {0} already: give each its own")]
+    Twice(String),
+    /// A host that was not added.
+    #[error("there is no host number {0}: add it first")]
+    NoSuchHost(usize),
+    /// Traffic that cannot be.
+    #[error("workload {workload}: {problem}")]
+    Workload {
+        /// Its name.
+        workload: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// Clients have nowhere to connect.
     #[error("workload {workload}: {host} has no listener that leads to it at {dest}")]
     Listener {
@@ -107,7 +123,7 @@ pub struct Engine {
     queue: EventQueue,
     hosts: Vec<Host>,
     network: Network,
-    workloads: Vec<Stage>,
+    workloads: Vec<Measured>,
     deals: Vec<Deal>,
     /// Deals that are not over, and workloads that will open more.
     open: usize,
@@ -125,10 +141,9 @@ pub struct Engine {
 
 /// A workload with what it is measured by.
 #[derive(Debug)]
-struct Stage {
+struct Measured {
     workload: Workload,
     meter: Meter,
-    opened: u32,
 }
 
 /// Memory that is used again.
@@ -169,7 +184,7 @@ impl Engine {
     /// Its wall clock is ahead of the right one by `clock_ahead` nanoseconds.
     ///
     /// # Errors
-    /// [`SetupError::Core`] if `make` fails.
+    /// [`SetupError::Core`] if `make` fails, [`SetupError::Twice`] if there is a host of that name.
     pub fn add_host(
         &mut self,
         name: &str,
@@ -178,6 +193,9 @@ impl Engine {
         clock_ahead: i64,
         make: MakeCore,
     ) -> Result<HostId, SetupError> {
+        if self.hosts.iter().any(|host| host.name == name) {
+            return Err(SetupError::Twice(format!("host {name}")));
+        }
         let id = HostId(self.hosts.len());
         self.hosts.push(Host::new(name.to_owned(), make, clock_ahead));
         self.network.add_host(addr, nat);
@@ -188,13 +206,19 @@ impl Engine {
     /// Links two hosts; `forth` is the direction from the first to the second.
     ///
     /// # Errors
-    /// [`SetupError::Link`] if there is no such link.
+    /// [`SetupError::Link`] if there cannot be such a link, [`SetupError::Twice`] if there is one.
     pub fn add_link(
         &mut self,
         ends: (HostId, HostId),
         forth: &LinkConfig,
         back: &LinkConfig,
     ) -> Result<(LinkId, LinkId), SetupError> {
+        self.known(ends.0)?;
+        self.known(ends.1)?;
+        if ends.0 == ends.1 || self.network.between(ends.0, ends.1).is_some() {
+            let (a, b) = (&self.hosts[ends.0.0].name, &self.hosts[ends.1.0].name);
+            return Err(SetupError::Twice(format!("link between {a} and {b}")));
+        }
         let mut add = |(from, to): (HostId, HostId), config| {
             let name = format!("{}>{}", self.hosts[from.0].name, self.hosts[to.0].name);
             let seed = self.seed.child(&format!("link {name}"));
@@ -210,8 +234,13 @@ impl Engine {
     /// leads to the service called as the workload.
     ///
     /// # Errors
-    /// [`SetupError::Listener`] if there is none.
+    /// [`SetupError::Listener`] if there is none, [`SetupError::Workload`] if it cannot be.
     pub fn add_workload(&mut self, workload: Workload) -> Result<(), SetupError> {
+        self.known(workload.from)?;
+        self.known(workload.to)?;
+        if let Err(problem) = workload.validate() {
+            return Err(SetupError::Workload { workload: workload.name, problem });
+        }
         let (from, to) = (&self.hosts[workload.from.0], &self.hosts[workload.to.0]);
         let listener = from.core.as_ref().and_then(|c| c.listener(&to.name, &workload.name));
         if listener.is_none() {
@@ -232,8 +261,15 @@ impl Engine {
             self.queue.put(Time::ZERO + workload.start, Event::Open(nth));
             self.open += 1;
         }
-        self.workloads.push(Stage { workload, meter: Meter::default(), opened: 0 });
+        self.workloads.push(Measured { workload, meter: Meter::default() });
         Ok(())
+    }
+
+    fn known(&self, host: HostId) -> Result<(), SetupError> {
+        match self.hosts.get(host.0) {
+            Some(_) => Ok(()),
+            None => Err(SetupError::NoSuchHost(host.0)),
+        }
     }
 
     /// Lets something go wrong at `at` after the start.
@@ -260,7 +296,7 @@ impl Engine {
         &self.violations
     }
 
-    /// Datagrams put on links so far.
+    /// Datagrams sent so far.
     #[must_use]
     pub fn packets(&self) -> u64 {
         self.packets
@@ -351,9 +387,7 @@ impl Engine {
             self.trace.record(self.now, &host.name, "timer", &[], reason(why));
             core.handle_timeout(now);
             if host.woken.1 > MAX_WAKES {
-                let what = format!("{} spins: woken {MAX_WAKES} times for {why:?}", host.name);
-                self.violate(&what);
-                self.crash(id);
+                self.condemn(id, &format!("is woken again and again: {why:?}"));
                 return;
             }
         }
@@ -365,9 +399,7 @@ impl Engine {
         let now = self.instant();
         for round in 0.. {
             if round > MAX_ROUNDS {
-                let what = format!("{} does not come to rest", self.hosts[id.0].name);
-                self.violate(&what);
-                self.crash(id);
+                self.condemn(id, "does not come to rest");
                 return;
             }
             let acted = self.act_all(id);
@@ -384,6 +416,13 @@ impl Engine {
             }
             return;
         }
+    }
+
+    /// Takes a host down that would go on at one moment for ever.
+    fn condemn(&mut self, id: HostId, why: &str) {
+        let what = format!("{} spins: it {why}", self.hosts[id.0].name);
+        self.violate(&what);
+        self.crash(id);
     }
 
     fn arm(&mut self, id: HostId, at: Time) {

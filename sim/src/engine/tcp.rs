@@ -9,7 +9,7 @@ use entrouter_proto::{Action, ConnId, TcpEvent};
 
 use super::host::Socket;
 use super::queue::Event;
-use super::{Engine, HostId};
+use super::{Engine, HostId, MAX_TURNS};
 use crate::time::Time;
 use crate::traffic::{Arrivals, Deal, End, NAME_LEN, Side, mix};
 
@@ -23,6 +23,8 @@ const MAX_WRITE_AHEAD: usize = 1 << 20;
 const MAX_GRANT: usize = 1 << 20;
 /// After so long, others know of a host's new life.
 const TO_BE_KNOWN: Duration = Duration::from_secs(10);
+/// A host that ends in order lets connections go on for so long, and resets the rest.
+const TO_DRAIN: Duration = Duration::from_secs(10);
 /// Between two reads of an application that reads slowly.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -34,7 +36,6 @@ impl Engine {
         let name = self.deals.len() as u64;
         let key = mix(self.seed.get() ^ mix(name));
         let mut deal = Deal::new(self.now, name, key, nth, stage.workload.plan);
-        stage.opened += 1;
         stage.meter.opened(self.now);
         if let Arrivals::Every { gap, until } = stage.workload.arrivals {
             let next = self.now + gap;
@@ -47,7 +48,7 @@ impl Engine {
         let refuses = self.hosts[to.0].origins.get(&target).is_some_and(|o| o.refuses);
         deal.excuse = match self.excuse {
             _ if refuses => Some("the origin refuses"),
-            _ if self.hosts[to.0].draining => Some("the exit is draining"),
+            _ if self.hosts[to.0].draining.is_some() => Some("the exit is draining"),
             _ if self.hosts[to.0].core.is_none() => Some("the exit is down"),
             _ if self.is_unknown(to) => Some("the exit was started just before"),
             excuse => excuse,
@@ -66,7 +67,7 @@ impl Engine {
         };
         let conn = ConnId::accepted(host.accepted);
         host.accepted += 1;
-        if host.draining {
+        if host.draining.is_some() {
             deal.excuse = Some("the entry is draining");
         }
         deal.client = End::Open(from, conn);
@@ -117,17 +118,17 @@ impl Engine {
     /// Carries out what the host's core asks for, and gives it what its sockets have. True if there
     /// was anything.
     pub(super) fn act_all(&mut self, id: HostId) -> bool {
-        let mut any = false;
-        loop {
+        for done in 0..MAX_TURNS {
             if let Some(action) = self.hosts[id.0].core.as_mut().and_then(|c| c.poll_action()) {
                 self.act(id, action);
             } else if let Some(conn) = self.hosts[id.0].ready.pop_front() {
                 self.feed(id, conn);
             } else {
-                return any;
+                return done > 0;
             }
-            any = true;
         }
+        self.condemn(id, "has always more to ask for");
+        true
     }
 
     fn act(&mut self, id: HostId, action: Action) {
@@ -243,7 +244,7 @@ impl Engine {
         let mut written = 0;
         loop {
             let Some(socket) = self.hosts[id.0].sockets.get_mut(&conn) else { return };
-            let room = (BUFFER - socket.unread) as usize;
+            let room = BUFFER.saturating_sub(socket.unread) as usize;
             let Some(front) = socket.queue.front_mut().filter(|_| room > 0) else { break };
             let part = front.split_to(room.min(front.len()));
             if !front.has_remaining() {
@@ -491,7 +492,13 @@ impl Engine {
             return;
         }
         meter.reset += 1;
-        if deal.excuse.is_none() {
+        let deal = &self.deals[nth];
+        let workload = &self.workloads[deal.workload].workload;
+        let overdue = |host: HostId| {
+            let since = self.hosts[host.0].draining;
+            since.is_some_and(|since| self.now.since(since) >= TO_DRAIN)
+        };
+        if deal.excuse.is_none() && !overdue(workload.from) && !overdue(workload.to) {
             let (up, down) = (&deal.up, &deal.down);
             let what = format!(
                 "connection {nth} was reset without a cause, after {} of {} bytes to the origin \

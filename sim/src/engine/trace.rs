@@ -9,7 +9,7 @@ use crate::time::Time;
 /// Hashes every event of a run and writes it as a line:
 ///
 /// ```text
-/// 0.270512000 a>b sent 17 1280 passed
+/// 0.270512000 a>b sent 17 1280 lost
 /// ```
 /// that is virtual seconds, where, what, numbers (here: of the datagram, and its bytes), and a note.
 /// The hash covers the plaintext of streams too, the lines do not.

@@ -1,8 +1,10 @@
 //! Datagrams between cores and links, and what is checked of them.
 
+use std::net::IpAddr;
+
 use super::packet::Packet;
 use super::queue::Event;
-use super::{Engine, HostId, LinkId, MAX_SEGMENTS};
+use super::{Engine, HostId, LinkId, MAX_SEGMENTS, MAX_TURNS};
 use crate::link::{DropReason, Fate, Outcome};
 
 /// Buffers kept for datagrams to come.
@@ -13,7 +15,11 @@ impl Engine {
     pub(super) fn transmit_all(&mut self, id: HostId) {
         let now = self.instant();
         let mut batch = std::mem::take(&mut self.buffers.transmit);
-        while let Some(core) = &mut self.hosts[id.0].core {
+        for turn in 0.. {
+            if turn > MAX_TURNS {
+                self.condemn(id, "has always more to send");
+            }
+            let Some(core) = &mut self.hosts[id.0].core else { break };
             batch.clear();
             let Some(transmit) = core.poll_transmit(now, MAX_SEGMENTS, &mut batch) else { break };
             if transmit.len != batch.len() {
@@ -28,7 +34,7 @@ impl Engine {
     }
 
     fn send(&mut self, id: HostId, transmit: &entrouter_proto::Transmit, payload: &[u8]) {
-        self.check_nonce(id, payload);
+        self.check_nonce(id, transmit.remote.ip(), payload);
         let number = self.packets;
         self.packets += 1;
         let numbers = [number, payload.len() as u64];
@@ -52,16 +58,18 @@ impl Engine {
     }
 
     /// The nonce is above all that were sent under the same key: none is used twice.
-    fn check_nonce(&mut self, id: HostId, payload: &[u8]) {
+    fn check_nonce(&mut self, id: HostId, remote: IpAddr, payload: &[u8]) {
         let host = &mut self.hosts[id.0];
         let Some((key, nonce)) = host.core.as_ref().and_then(|core| core.nonce(payload)) else {
             return;
         };
-        let before = host.nonces.insert(key, nonce);
-        if let Some(before) = before.filter(|before| nonce <= *before) {
-            let name = &host.name;
+        let greatest = host.nonces.entry((remote, key)).or_default();
+        if nonce < *greatest {
+            let (name, before) = (&host.name, *greatest - 1);
             let what = format!("{name} used nonce {nonce} of key {key:08x} after {before}");
             self.violate(&what);
+        } else {
+            *greatest = nonce + 1;
         }
     }
 

@@ -131,6 +131,7 @@ fn run(loss: f64) -> Run {
             trace_hash: format!("{:064x}", u128::from(loss.to_bits()).pow(2)),
             seconds: 20.0,
             packets: 281_234,
+            unfinished: Vec::new(),
             violations: Vec::new(),
             workloads: BTreeMap::from([
                 ("download".to_owned(), download),
@@ -372,6 +373,7 @@ fn any_run() -> impl Strategy<Value = Run> {
                     trace_hash: String::new(),
                     seconds,
                     packets: seed,
+                    unfinished: Vec::new(),
                     violations: Vec::new(),
                     workloads,
                     links: BTreeMap::new(),

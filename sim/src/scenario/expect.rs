@@ -318,6 +318,11 @@ fn faults(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         match outcome.workloads.get(name) {
             None => faults.push(format!("{name} is absent")),
             Some(found) => {
+                let planned = workload.opening.times().count() as u64;
+                if found.connections < planned {
+                    let opened = found.connections;
+                    faults.push(format!("{name}: {opened} of {planned} were opened"));
+                }
                 let open = found.connections.saturating_sub(found.completed + found.reset);
                 if open > 0 {
                     faults.push(format!("{name}: {open} of {} did not end", found.connections));

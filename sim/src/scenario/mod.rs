@@ -86,17 +86,6 @@ pub enum ClockOffset {
 }
 
 impl ClockOffset {
-    /// What a clock shows that is off by this much from one that shows `time` since the epoch; not
-    /// before the epoch.
-    #[must_use]
-    pub fn apply(self, time: Duration) -> Duration {
-        match self {
-            Self::None => time,
-            Self::Ahead(by) => time.saturating_add(by),
-            Self::Behind(by) => time.saturating_sub(by),
-        }
-    }
-
     /// `seconds` within ± 10^9, about 31 years.
     fn read(at: values::At<'_>, name: &str, seconds: f64) -> Result<Self, Problem> {
         at.number(name, seconds, -1e9..=1e9, "seconds")?;
@@ -171,12 +160,6 @@ impl Scenario {
     #[must_use]
     pub fn pop(&self, name: &str) -> Option<PopId> {
         self.pops.iter().position(|pop| pop.name.as_str() == name).map(PopId)
-    }
-
-    /// The link between two PoPs, whichever is named first.
-    #[must_use]
-    pub fn link_between(&self, a: PopId, b: PopId) -> Option<LinkId> {
-        self.links.iter().position(|link| link.joins(a, b)).map(LinkId)
     }
 
     /// The name of the direction of a link, or of the tunnel at `from` towards `to`: `from>to`.

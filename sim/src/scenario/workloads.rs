@@ -105,7 +105,7 @@ pub enum WorkloadKind {
 pub enum Amount {
     /// A size in bytes, 1 to 2^40.
     Bytes(u64),
-    /// As much as goes in that time, from the opening of the connection on.
+    /// As much as goes in that time, from when its sender begins.
     For(Duration),
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::pattern::NAME_LEN;
 use crate::engine::HostId;
 
 /// Connections of one kind between two hosts.
@@ -107,6 +108,25 @@ pub struct Habits {
 pub(crate) const TARGET_PORT: u16 = 80;
 
 impl Workload {
+    /// Whether its connections can be told apart and come to an end.
+    pub(crate) fn validate(&self) -> Result<(), &'static str> {
+        let amount = |amount| !matches!(amount, Amount::Bytes(bytes) if bytes < NAME_LEN);
+        if matches!(self.arrivals, Arrivals::Every { gap, .. } if gap.is_zero()) {
+            return Err("connections open at no distance: give a gap above zero");
+        }
+        match self.plan.kind {
+            Kind::Exchanges { count: 0, .. } => Err("no exchange: give 1 or more"),
+            Kind::Exchanges { answer: 0, .. } => Err("an answer of no bytes: give 1 or more"),
+            Kind::Exchanges { request, .. } if request < NAME_LEN => {
+                Err("a request of less than 8 bytes cannot hold the connection's number")
+            }
+            Kind::Upload(bytes) if !amount(bytes) => {
+                Err("an upload of less than 8 bytes cannot hold the connection's number")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What the host at the origin's side is to dial for it: `host:port`, where the host is no
     /// address but names the workload.
     #[must_use]
