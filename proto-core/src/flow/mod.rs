@@ -9,6 +9,8 @@ mod receive;
 mod send;
 mod state;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
