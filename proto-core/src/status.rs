@@ -109,6 +109,9 @@ pub struct TunnelCounters {
     pub parity_in: u64,
     /// Symbols that FEC recovered here.
     pub fec_recovered: u64,
+    /// FEC blocks given up because their parity did not fit their symbols. None, unless an end of the
+    /// tunnel computes wrongly.
+    pub fec_corrupt: u64,
     /// Copies of symbols sent again because they were found lost.
     pub retransmitted: u64,
     /// Copies of symbols sent again by a probe timeout.

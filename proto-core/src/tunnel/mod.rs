@@ -550,7 +550,10 @@ impl Tunnel {
 
     pub(crate) fn status(&self, now: Instant) -> PeerStatus {
         let mut counters = self.counters;
-        counters.fec_recovered = self.fec_in.iter().flatten().map(|f| f.counters().recovered).sum();
+        for fec in self.fec_in.iter().flatten() {
+            counters.fec_recovered += fec.counters().recovered;
+            counters.fec_corrupt += fec.counters().corrupt;
+        }
         PeerStatus {
             node_id: self.remote_id.to_string(),
             region: self.region.clone(),

@@ -90,6 +90,15 @@ impl Engine {
         let mut found = Vec::new();
         for host in &self.hosts {
             let Some(core) = &host.core else { continue };
+            for peer in core.status(self.instant()).iter().flat_map(|status| &status.peers) {
+                let (blocks, from) = (peer.counters.fec_corrupt, &peer.node_id);
+                if blocks > 0 {
+                    found.push(format!(
+                        "{}: parity of {blocks} blocks of {from} is wrong",
+                        host.name
+                    ));
+                }
+            }
             core.tables(&mut |table| {
                 if table.len > table.bound {
                     let (name, len, bound) = (table.name, table.len, table.bound);
