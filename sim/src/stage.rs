@@ -239,6 +239,7 @@ fn workload(from: &scenario::Workload) -> Workload {
     };
     let habits = |reads_at: Option<scenario::BitRate>, resets_after| Habits {
         reads_per_second: reads_at.map(|rate| (rate.0 / 8).max(1)),
+        reads_every: None,
         resets_after,
     };
     let (origin, refused) = match from.origin {

@@ -199,7 +199,7 @@ pub(super) fn link(draws: &mut Draws) -> LinkConfig {
 
 /// Connections of all kinds, over links chosen by chance, of `MIN_BYTES` in all.
 fn workloads(seed: Seed, links: &[Connected]) -> Vec<Workload> {
-    let mut draws = Draws::new(seed, "workloads");
+    let (mut draws, mut rests) = (Draws::new(seed, "workloads"), Draws::new(seed, "rests"));
     let mut all: Vec<Workload> = Vec::new();
     while all.len() < 4 || all.iter().filter(|w| !w.refused).map(bytes).sum::<u64>() < MIN_BYTES {
         let (a, b) = links[draws.index(links.len())].ends;
@@ -218,8 +218,8 @@ fn workloads(seed: Seed, links: &[Connected]) -> Vec<Workload> {
         let plan = Plan {
             kind,
             half_close: draws.one_in(4),
-            client: habits(&mut draws),
-            origin: habits(&mut draws),
+            client: habits(&mut draws, &mut rests),
+            origin: habits(&mut draws, &mut rests),
         };
         let name = format!("w{}", all.len());
         let refused = draws.one_in(12);
@@ -250,9 +250,14 @@ fn kind(draws: &mut Draws) -> Kind {
     }
 }
 
-fn habits(draws: &mut Draws) -> Habits {
+fn habits(draws: &mut Draws, rests: &mut Draws) -> Habits {
+    let slow = draws.one_in(8).then(|| draws.between(30_000, 1_000_000));
+    let every = slow.and_then(|_| rests.one_in(2).then(|| rests.millis(100, 2_000)));
+    // One that rests is slower still, so that it is waited for, and not the link.
+    let reads = |rate: u64| if every.is_some() { (rate / 8).max(20_000) } else { rate };
     Habits {
-        reads_per_second: draws.one_in(8).then(|| draws.between(30_000, 1_000_000)),
+        reads_per_second: slow.map(reads),
+        reads_every: every,
         resets_after: draws.one_in(15).then(|| draws.between(1, 60_000)),
     }
 }

@@ -14,14 +14,16 @@
 //!
 //! While it runs, it checks what must always hold: every byte that arrives is the one that was sent
 //! at that place of that stream; a clean end comes after the last byte; a connection ends by a reset
-//! only for a cause; no request reaches two origins; no packet counter is used twice; no data packet
-//! is accepted twice, and a damaged one never; no table exceeds its bound; no packet
+//! only for a cause; no request reaches two origins, and no origin is dialled more often than there
+//! are clients; no packet counter is used twice, no key in two sessions; no data packet is accepted
+//! twice, and a damaged one never; parity fits its symbols; no table exceeds its bound; no packet
 //! vanishes uncounted; no core wants to be called back for ever at one moment. What does not hold is a
 //! violation in the [`Outcome`](crate::outcome::Outcome).
 
 mod core;
 mod fault;
 mod host;
+mod keystream;
 mod look;
 mod network;
 mod packet;
@@ -33,6 +35,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -49,6 +52,7 @@ use crate::seed::Seed;
 use crate::time::Time;
 use crate::traffic::{Arrivals, Deal, Meter, Workload};
 use host::{Host, Origin};
+use keystream::Keystreams;
 use look::Sampler;
 use network::Network;
 use queue::{Event, EventQueue};
@@ -132,6 +136,8 @@ pub struct Engine {
     excuse: Option<&'static str>,
     trace: Trace,
     violations: Vec<String>,
+    /// By pair of hosts.
+    keystreams: BTreeMap<(HostId, HostId), Keystreams>,
     packets: u64,
     sampler: Option<Sampler>,
     buffers: Buffers,
@@ -144,6 +150,9 @@ pub struct Engine {
 struct Measured {
     workload: Workload,
     meter: Meter,
+    /// Connections opened by its clients, and dialled to its origin.
+    opened: u32,
+    dialled: u32,
 }
 
 /// Memory that is used again.
@@ -173,6 +182,7 @@ impl Engine {
             excuse: None,
             trace,
             violations: Vec::new(),
+            keystreams: BTreeMap::new(),
             packets: 0,
             sampler: None,
             buffers: Buffers::default(),
@@ -261,7 +271,8 @@ impl Engine {
             self.queue.put(Time::ZERO + workload.start, Event::Open(nth));
             self.open += 1;
         }
-        self.workloads.push(Measured { workload, meter: Meter::default() });
+        let meter = Meter::default();
+        self.workloads.push(Measured { workload, meter, opened: 0, dialled: 0 });
         Ok(())
     }
 

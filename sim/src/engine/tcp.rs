@@ -36,6 +36,7 @@ impl Engine {
         let name = self.deals.len() as u64;
         let key = mix(self.seed.get() ^ mix(name));
         let mut deal = Deal::new(self.now, name, key, nth, stage.workload.plan);
+        stage.opened += 1;
         stage.meter.opened(self.now);
         if let Arrivals::Every { gap, until } = stage.workload.arrivals {
             let next = self.now + gap;
@@ -141,6 +142,7 @@ impl Engine {
                 {
                     self.violate(&format!("{conn:?} was dialled twice"));
                 }
+                self.count_dial(id, conn);
                 self.queue.put(self.now, Event::Dialled(id, conn));
             }
             Action::Write { conn, data } => {
@@ -183,6 +185,19 @@ impl Engine {
             }
             Action::StopAccepting => self.note(id, "stop accepting", 0, ""),
             Action::Drained => self.drained(id),
+        }
+    }
+
+    /// Each client is dialled for once. Where an origin refuses, nothing else would show a second time.
+    fn count_dial(&mut self, id: HostId, conn: ConnId) {
+        let host = &self.hosts[id.0];
+        let origin = host.dialling.get(&conn).and_then(|target| host.origins.get(target));
+        let Some(stage) = origin.map(|origin| &mut self.workloads[origin.workload]) else { return };
+        stage.dialled += 1;
+        if stage.dialled > stage.opened {
+            let (dials, clients) = (stage.dialled, stage.opened);
+            let name = stage.workload.name.clone();
+            self.violate(&format!("{name}: dialled {dials} times for {clients} clients"));
         }
     }
 
@@ -289,7 +304,8 @@ impl Engine {
         {
             socket.unread += (bytes.len() + name.len()) as u64;
             if !std::mem::replace(&mut socket.turn_set, true) {
-                self.queue.put(self.now + TURN, Event::Read(id, conn));
+                let turn = habits.reads_every.unwrap_or(TURN);
+                self.queue.put(self.now + turn, Event::Read(id, conn));
             }
         }
         self.break_off(id, conn);
@@ -393,11 +409,13 @@ impl Engine {
         let Some(nth) = socket.deal else { return };
         let plan = &self.deals[nth].plan;
         let habits = if socket.side == Side::Client { plan.client } else { plan.origin };
-        let share = habits.reads_per_second.unwrap_or(u64::MAX) / 100;
+        let turn = habits.reads_every.unwrap_or(TURN);
+        let rate = u128::from(habits.reads_per_second.unwrap_or(u64::MAX));
+        let share = u64::try_from(rate * turn.as_micros() / 1_000_000).unwrap_or(u64::MAX);
         socket.unread = socket.unread.saturating_sub(share.max(1));
         socket.turn_set = socket.unread > 0;
         if socket.turn_set {
-            self.queue.put(self.now + TURN, Event::Read(id, conn));
+            self.queue.put(self.now + turn, Event::Read(id, conn));
         }
         self.drain_writes(id, conn);
         self.settle(id);

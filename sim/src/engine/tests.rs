@@ -67,7 +67,7 @@ fn completed(engine: &Engine, name: &str) -> (u64, u64) {
 fn exchanges_uploads_and_downloads_complete_exactly() {
     let bulk = Amount::Bytes(300_000);
     let half = Plan { half_close: true, ..exchanges(3) };
-    let slow = Habits { reads_per_second: Some(100_000), resets_after: None };
+    let slow = Habits { reads_per_second: Some(100_000), ..Habits::default() };
     let workloads = [
         workload("ping", exchanges(50)),
         workload("down", Plan::new(Kind::Download(bulk))),

@@ -46,6 +46,7 @@ impl Engine {
                 return;
             }
         };
+        self.check_keystream(id, self.network.links[link.0].to, payload);
         let mut buffer = self.buffers.packets.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(payload);
@@ -70,6 +71,21 @@ impl Engine {
             self.violate(&what);
         } else {
             *greatest = nonce + 1;
+        }
+    }
+
+    /// No two sessions of a pair of hosts, of whichever lives and in whichever direction, have one key.
+    fn check_keystream(&mut self, from: HostId, to: HostId, payload: &[u8]) {
+        let Some(core) = &self.hosts[from.0].core else { return };
+        let (Some((_, nonce)), Some(byte)) = (core.nonce(payload), core.sealed_byte(payload))
+        else {
+            return;
+        };
+        let pair = (from.min(to), from.max(to));
+        if self.keystreams.entry(pair).or_default().is_seen_again(nonce, byte) {
+            let (from, to) = (&self.hosts[from.0].name, &self.hosts[to.0].name);
+            let what = format!("{from} and {to} use a key in two sessions or directions");
+            self.violate(&what);
         }
     }
 

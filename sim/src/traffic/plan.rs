@@ -99,6 +99,9 @@ pub enum Amount {
 pub struct Habits {
     /// Reads no faster than so many bytes per second, in steps of 10 ms.
     pub reads_per_second: Option<u64>,
+    /// If it reads so slowly, in steps of this length instead: between two of them nothing moves, and
+    /// whoever is to tell the other side that there is room again has one chance.
+    pub reads_every: Option<Duration>,
     /// Breaks the connection off (RST) once so many bytes went the way that most go: to the client,
     /// or in an [upload](Kind::Upload) to the origin.
     pub resets_after: Option<u64>,
