@@ -173,6 +173,8 @@ impl Engine {
     }
 
     fn drain(&mut self, id: HostId) {
+        // What has not reached it yet is refused; what has may go on for a while.
+        self.excuse_unheard(id, "the exit drains");
         let now = self.instant();
         let host = &mut self.hosts[id.0];
         host.draining.get_or_insert(self.now);
@@ -190,6 +192,8 @@ impl Engine {
             let what = format!("{} drained with {open} connections", self.hosts[id.0].name);
             self.violate(&what);
         }
+        // The other ends of what it had to reset may hear of that only later.
+        self.excuse_deals("its PoP ended", |from, to| from == id || to == id);
         self.transmit_all(id);
         self.remember(id);
         self.end(id);
