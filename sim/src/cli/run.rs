@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Ok(trace) => trace,
         Err(error) => return failed(&error),
     };
-    let sample = args.sample_ms.map(|ms| Duration::from_millis(ms));
+    let sample = args.sample_ms.map(Duration::from_millis);
     let began = Instant::now();
     let options = RunOptions { trace, sample, ..RunOptions::new(args.seed) };
     let outcome = match stage::run(&scenario, options) {
