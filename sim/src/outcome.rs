@@ -64,7 +64,8 @@ pub struct WorkloadOutcome {
     pub goodput_mbps: f64,
     /// The same over the second half of that time.
     pub second_half_mbps: f64,
-    /// The longest time in which nothing arrived at either end while a connection was busy, ms.
+    /// The longest time in which something was under way on a connection in one direction, and nothing
+    /// of it arrived, until something did; ms.
     pub longest_gap_ms: f64,
     /// Time of an exchange from the first byte of the request to the last of the answer, as the
     /// client sees it; absent if none completed.
