@@ -11,6 +11,8 @@ mod reader;
 mod tests;
 #[cfg(test)]
 mod tests_random;
+#[cfg(test)]
+mod tests_values;
 mod text;
 mod values;
 
@@ -25,6 +27,7 @@ pub use error::{ConfigError, ConfigErrors, MAX_ERRORS};
 pub use notices::{Notice, ServedListener};
 pub use parse::{MAX_EDGES, MAX_ORIGINS, MAX_TEXT};
 pub use peers::MAX_PEERS;
+pub use text::{MAX_DEPTH, too_deep};
 pub use values::InvalidHostPort;
 
 use crate::ids::{NodeId, ServiceName};

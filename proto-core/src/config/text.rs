@@ -19,13 +19,15 @@ impl Lines {
     }
 }
 
-/// Deeper than any key of ours, and shallow enough for the smallest stack: the TOML crate's own
-/// limit counts brackets and dots apart, their product overflows the stack of a thread when it is
-/// freed.
-const MAX_DEPTH: usize = 64;
+/// Brackets and dots of keys within one another, at most: deeper than any key of ours, and shallow
+/// enough for the smallest stack. The TOML crate's own limit counts brackets and dots apart; their
+/// product overflows the stack of a thread when it is freed.
+pub const MAX_DEPTH: usize = 64;
 
-/// The offset at which brackets and dotted keys are nested too deeply to be read, if they are.
-pub(super) fn too_deep(text: &str) -> Option<usize> {
+/// The offset in bytes at which brackets and dotted keys are nested more than [`MAX_DEPTH`] deep, if they
+/// are. To be asked before a text of unknown origin is given to the TOML crate.
+#[must_use]
+pub fn too_deep(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     // Dots of the key at hand, for each open bracket; a comma or a newline ends that key.
     let mut dots = vec![0usize];
