@@ -1,14 +1,15 @@
 //! A reset crosses the line as a reset, whoever began.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use entrouter_tests::client::{self, expect_reset};
 use entrouter_tests::for_each_shell;
 use entrouter_tests::line::Plan;
 use entrouter_tests::origin::{Origin, accept, listen, nobody};
 
-#[test]
-fn a_reset_of_the_client_reaches_the_origin() {
+/// A client has asked and its origin has heard it; what follows leaves nothing behind in the PoPs.
+fn after_a_question(then: impl Fn(TcpStream, TcpStream)) {
     for_each_shell(|shell| {
         let (listener, origin) = listen();
         let line = Plan::lossy(origin).start(shell);
@@ -16,28 +17,27 @@ fn a_reset_of_the_client_reaches_the_origin() {
         client.write_all(b"question").unwrap();
         let mut served = accept(&listener);
         served.read_exact(&mut [0; 8]).unwrap();
-        client::reset(client);
-        expect_reset(&served, "the origin");
+        then(client, served);
         line.entry.wait_idle();
         line.exit.wait_idle();
     });
 }
 
 #[test]
+fn a_reset_of_the_client_reaches_the_origin() {
+    after_a_question(|client, served| {
+        client::reset(client);
+        expect_reset(&served, "the origin");
+    });
+}
+
+#[test]
 fn a_reset_of_the_origin_reaches_the_client() {
-    for_each_shell(|shell| {
-        let (listener, origin) = listen();
-        let line = Plan::lossy(origin).start(shell);
-        let mut client = line.connect();
-        client.write_all(b"question").unwrap();
-        let mut served = accept(&listener);
-        served.read_exact(&mut [0; 8]).unwrap();
+    after_a_question(|mut client, mut served| {
         served.write_all(b"an answer that is begun").unwrap();
         client.read_exact(&mut [0; 5]).unwrap();
         client::reset(served);
         expect_reset(&client, "the client");
-        line.entry.wait_idle();
-        line.exit.wait_idle();
     });
 }
 
