@@ -1,5 +1,7 @@
 //! The counter part of an acknowledgement, from the receiving end: what arrived, before any recovery.
 
+use std::time::{Duration, Instant};
+
 use crate::wire::ack::CounterPart;
 use crate::wire::packet::SessionIndex;
 
@@ -11,30 +13,48 @@ pub(crate) struct Arrivals {
     bytes: u64,
     ce_marks: u64,
     loss_runs: u64,
+    /// When the last one came, and that with the largest counter.
+    last_at: Option<Instant>,
+    largest_at: Option<Instant>,
 }
 
 impl Arrivals {
     /// Records a packet that the replay window accepted.
-    pub(crate) fn record(&mut self, counter: u64, bytes: usize, ce: bool) {
+    pub(crate) fn record(&mut self, now: Instant, counter: u64, bytes: usize, ce: bool) {
+        self.last_at = Some(now);
         self.packets += 1;
         self.bytes += bytes as u64;
         self.ce_marks += u64::from(ce);
         if counter >= self.next {
             self.loss_runs += u64::from(counter > self.next);
             self.next = counter.saturating_add(1);
+            self.largest_at = Some(now);
         }
     }
 
-    /// `None` before the first packet.
-    pub(crate) fn report(&self, session: SessionIndex, delay_us: u64) -> Option<CounterPart> {
+    /// At `now`, which is `clock` since this life began; `None` before the first packet.
+    pub(crate) fn report(
+        &self,
+        now: Instant,
+        clock: Duration,
+        session: SessionIndex,
+    ) -> Option<CounterPart> {
+        let since =
+            |at: Option<Instant>| at.map_or(0, |at| micros(now.saturating_duration_since(at)));
         Some(CounterPart {
             session,
             largest: self.next.checked_sub(1)?,
-            delay_us,
+            delay_us: since(self.largest_at),
+            idle_us: since(self.last_at),
+            at_us: micros(clock),
             packets: self.packets,
             bytes: self.bytes,
             ce_marks: self.ce_marks,
             loss_runs: self.loss_runs,
         })
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ use crate::config::HostPort;
 use crate::ids::Incarnation;
 use crate::tunnel::keys::mac;
 use crate::tunnel::noise::{Initiator, Responder};
-use crate::tunnel::session::{Lives, Session};
+use crate::tunnel::session::{Lives, Session, Terms};
 use crate::tunnel::{FEC_RING_LOG2, Remote, Shared, Tunnel, TunnelEvent};
 use crate::wire::PROTOCOL_VERSION;
 use crate::wire::packet::{
@@ -338,14 +338,23 @@ impl Tunnel {
         packet.extend_from_slice(&mac);
         let lives = Lives { local: shared.incarnation, remote: Incarnation(theirs.incarnation) };
         let indices = (index, initiation.sender);
-        let (ring, rekey) = (theirs.fec_ring_log2, self.rekey_after);
-        let session = Session::new(now, indices, false, lives, ring, rekey, &raw);
+        let terms = self.terms(shared, false, theirs);
+        let session = Session::new(now, indices, lives, terms, &raw);
         if self.unconfirmed.len() >= MAX_OPEN {
             let (oldest, _) = self.unconfirmed.remove(0);
             shared.indices.remove(&oldest.local);
         }
         self.unconfirmed.push((session, from));
         self.post(now, from, packet);
+    }
+
+    fn terms(&self, shared: &Shared, is_initiator: bool, theirs: &Hello) -> Terms {
+        Terms {
+            is_initiator,
+            fec_ring_log2: theirs.fec_ring_log2,
+            rekey_after: self.rekey_after,
+            started: shared.started,
+        }
     }
 
     /// The greatest life of the peer that was met, whoever began.
@@ -423,8 +432,8 @@ impl Tunnel {
         let lives =
             Lives { local: shared.incarnation, remote: Incarnation(payload.hello.incarnation) };
         let indices = (attempt.index, response.sender);
-        let ring = payload.hello.fec_ring_log2;
-        let mut session = Session::new(now, indices, true, lives, ring, self.rekey_after, &raw);
+        let terms = self.terms(shared, true, &payload.hello);
+        let mut session = Session::new(now, indices, lives, terms, &raw);
         session.begun = attempt.sent;
         let allowance =
             (attempt.to != from).then_some(3 * crate::wire::packet::RESPONSE_LEN as u64);

@@ -144,8 +144,7 @@ struct Remote {
 struct AckDebt {
     due: Option<Instant>,
     symbols: u32,
-    /// When the largest counter arrived, and in which session.
-    newest_at: Option<Instant>,
+    /// The session of the newest packet.
     session: Option<SessionIndex>,
 }
 
@@ -174,6 +173,8 @@ pub(crate) struct Tunnel {
     rtt: RttEstimator,
     loss: LossEstimator,
     rate: Box<dyn Controller>,
+    /// Bytes per second, as configured.
+    rate_cap: Option<f64>,
     pacer: Pacer,
     pinger: Pinger,
     down_after: Duration,
@@ -230,6 +231,7 @@ impl Tunnel {
             rtt: RttEstimator::new(),
             loss: LossEstimator::new(),
             rate: Box::new(PathModel::new()),
+            rate_cap: None,
             pacer: Pacer::new(now),
             pinger: Pinger::new(now, interval),
             down_after: DOWN_AFTER.max(interval * DOWN_AFTER_PROBES),
@@ -263,7 +265,8 @@ impl Tunnel {
         self.keys = psks.into_iter().flatten().map(make).collect();
         self.region.clone_from(&peer.region);
         self.handshakes.set_target(peer.addr.as_ref());
-        self.rate.set_cap(peer.max_rate_mbps.map(|mbps| mbps * 1e6 / 8.0));
+        self.rate_cap = peer.max_rate_mbps.map(|mbps| mbps * 1e6 / 8.0);
+        self.rate.set_cap(self.rate_cap);
         let interval = config.mesh.probe_interval;
         self.pinger.set_interval(interval);
         self.down_after = DOWN_AFTER.max(interval * DOWN_AFTER_PROBES);
@@ -347,6 +350,9 @@ impl Tunnel {
         let fresh = self.lives != Some(lives);
         if fresh {
             self.forget_symbols();
+            // Transit times were by the clock of the peer's former life.
+            self.rate = Box::new(PathModel::new());
+            self.rate.set_cap(self.rate_cap);
             self.retire(shared, |_| true);
             self.unconfirmed.retain(|(other, _)| {
                 let keep = other.lives == lives;

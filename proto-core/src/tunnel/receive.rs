@@ -65,7 +65,7 @@ impl Tunnel {
         if session.is_dead(now) {
             return false;
         }
-        let opened = match session.open(header, packet, ce) {
+        let opened = match session.open(now, header, packet, ce) {
             Ok(opened) => opened,
             Err(Refused::NotAuthentic) => {
                 self.counters.bad_packets += 1;
@@ -90,7 +90,6 @@ impl Tunnel {
             Slot::Previous => {}
         }
         if opened.is_newest {
-            self.debt.newest_at = Some(now);
             self.debt.session = Some(header.receiver);
         }
         let end = HEADER_LEN + opened.len;

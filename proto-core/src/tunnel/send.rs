@@ -102,7 +102,7 @@ impl Tunnel {
         let is_late = self.debt.due.is_some_and(|due| due + ACK_PATIENCE <= now);
         let cargo = cargo.filter(|cargo| !is_late || matches!(cargo, Cargo::New(_)));
         if is_trusted && (cargo.is_some() || is_due) {
-            self.put_ack(now, end, cargo, buf);
+            self.put_ack(now, shared.started, end, cargo, buf);
         }
         let small = buf.len();
         if let Some(cargo) = cargo {
@@ -116,11 +116,16 @@ impl Tunnel {
             }
             return None;
         }
+        let epoch = self.rate.epoch();
         let session = self.current.as_mut()?;
-        let tag = session.seal(now, buf.get_mut(at..)?, elicits);
+        let tag = session.seal(now, buf.get_mut(at..)?, elicits, epoch);
         buf.extend_from_slice(&tag);
         let len = buf.len() - at;
-        self.pacer.spend(len);
+        // Acknowledgements are not congestion controlled (RFC 9002 §7); where they are most of what is
+        // sent, data would wait for them.
+        if elicits {
+            self.pacer.spend(len);
+        }
         if let Some(allowance) = self.remote.as_mut().and_then(|r| r.allowance.as_mut()) {
             *allowance = allowance.saturating_sub(len as u64);
         }
@@ -149,7 +154,14 @@ impl Tunnel {
     }
 
     /// An acknowledgement, if one is owed and it leaves `cargo` its room.
-    fn put_ack(&mut self, now: Instant, end: usize, cargo: Option<Cargo>, buf: &mut Vec<u8>) {
+    fn put_ack(
+        &mut self,
+        now: Instant,
+        started: Instant,
+        end: usize,
+        cargo: Option<Cargo>,
+        buf: &mut Vec<u8>,
+    ) {
         if self.debt.due.is_none() {
             return;
         }
@@ -167,10 +179,8 @@ impl Tunnel {
             .flatten()
             .find(|s| Some(s.local) == self.debt.session)
             .or(self.current.as_ref());
-        let delay = self.debt.newest_at.map_or(0, |at| {
-            u64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u64::MAX)
-        });
-        let counters = session.and_then(|s| s.arrivals.report(s.local, delay));
+        let clock = now.saturating_duration_since(started);
+        let counters = session.and_then(|s| s.arrivals.report(now, clock, s.local));
         if let Some(counters) = counters {
             let mut lanes = [None; 3];
             for (part, window) in lanes.iter_mut().zip(&mut self.windows) {

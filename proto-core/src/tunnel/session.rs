@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::ids::Incarnation;
 use crate::tunnel::aead::PacketKey;
 use crate::tunnel::arrivals::Arrivals;
-use crate::tunnel::ledger::Ledger;
+use crate::tunnel::ledger::{Epoch, Ledger};
 use crate::tunnel::noise::RawKeys;
 use crate::tunnel::replay::ReplayWindow;
 use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex, TAG_LEN};
@@ -26,6 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Lives {
     pub local: Incarnation,
     pub remote: Incarnation,
+}
+
+/// What a session is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// Whether we sent its initiation.
+    pub is_initiator: bool,
+    /// What the other end keeps for FEC.
+    pub fec_ring_log2: u8,
+    /// Age at which its initiator makes the next one.
+    pub rekey_after: Duration,
+    /// Begin of this node's clock.
+    pub started: Instant,
 }
 
 /// See the module's text.
@@ -73,14 +86,13 @@ impl Session {
     pub(crate) fn new(
         now: Instant,
         indices: (SessionIndex, SessionIndex),
-        is_initiator: bool,
         lives: Lives,
-        fec_ring_log2: u8,
-        rekey_after: Duration,
+        terms: Terms,
         keys: &RawKeys,
     ) -> Self {
         let to_responder = PacketKey::new(&keys.initiator_to_responder);
         let to_initiator = PacketKey::new(&keys.responder_to_initiator);
+        let Terms { is_initiator, fec_ring_log2, rekey_after, started } = terms;
         let (seal, open) =
             if is_initiator { (to_responder, to_initiator) } else { (to_initiator, to_responder) };
         Self {
@@ -94,7 +106,7 @@ impl Session {
             lives,
             fec_ring: 1u64.checked_shl(u32::from(fec_ring_log2)).unwrap_or(u64::MAX),
             arrivals: Arrivals::default(),
-            ledger: Ledger::new(now),
+            ledger: Ledger::new(now, started),
             seal,
             open,
             counter: 0,
@@ -130,19 +142,26 @@ impl Session {
     }
 
     /// Seals `packet` in place, of which the first bytes are [`Session::header`]; the tag to append.
-    /// `elicits`: the other end will acknowledge it.
-    pub(crate) fn seal(&mut self, now: Instant, packet: &mut [u8], elicits: bool) -> [u8; TAG_LEN] {
+    /// `elicits`: the other end will acknowledge it. `epoch` is the rate controller's.
+    pub(crate) fn seal(
+        &mut self,
+        now: Instant,
+        packet: &mut [u8],
+        elicits: bool,
+        epoch: Epoch,
+    ) -> [u8; TAG_LEN] {
         let len = packet.len() + TAG_LEN;
         let (header, plaintext) = packet.split_at_mut(HEADER_LEN.min(packet.len()));
         let tag = self.seal.seal(self.counter, header, plaintext);
         self.counter += 1;
-        self.ledger.record(now, len, elicits);
+        self.ledger.record(now, len, elicits, epoch);
         tag
     }
 
     /// Opens a whole data packet in place and records its arrival.
     pub(crate) fn open(
         &mut self,
+        now: Instant,
         header: DataHeader,
         packet: &mut [u8],
         ce: bool,
@@ -155,7 +174,7 @@ impl Session {
         let (aad, sealed) = packet.split_at_mut_checked(HEADER_LEN).ok_or(Refused::NotAuthentic)?;
         let len = self.open.open(header.counter, aad, sealed).ok_or(Refused::NotAuthentic)?;
         let is_newest = self.replay.accept(header.counter);
-        self.arrivals.record(header.counter, whole, ce);
+        self.arrivals.record(now, header.counter, whole, ce);
         Ok(Opened { len, is_newest })
     }
 }

@@ -1,7 +1,7 @@
 //! The link acknowledgement.
 //!
 //! ```text
-//! session u32 ‖ largest ‖ delay µs ‖ packets ‖ bytes ‖ CE marks ‖ loss runs     (varints)
+//! session u32 ‖ largest ‖ delay µs ‖ idle µs ‖ at µs ‖ packets ‖ bytes ‖ CE marks ‖ loss runs     (varints)
 //! lanes u8 (bit mask) ‖ per lane: floor varint ‖ ranges above it, see `ranges`
 //! ```
 //! The counter part tells what arrived *before* recovery, the symbol part what is known *after* it.
@@ -21,7 +21,14 @@ pub(crate) struct CounterPart {
     /// The acknowledging end's index of the session that is spoken of.
     pub session: SessionIndex,
     pub largest: u64,
+    /// From the arrival of `largest` to this acknowledgement.
     pub delay_us: u64,
+    /// From the last arrival to this acknowledgement.
+    pub idle_us: u64,
+    /// When this acknowledgement was made, by the acknowledging end's clock, which counts from the begin
+    /// of its life. Rates and transit times are taken from it: jitter, queues and loss on the way of
+    /// acknowledgements do not change what it tells.
+    pub at_us: u64,
     pub packets: u64,
     pub bytes: u64,
     pub ce_marks: u64,
@@ -47,7 +54,17 @@ impl LinkAck {
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
         let c = &self.counters;
         out.extend_from_slice(&c.session.0.to_be_bytes());
-        for value in [c.largest, c.delay_us, c.packets, c.bytes, c.ce_marks, c.loss_runs] {
+        let numbers = [
+            c.largest,
+            c.delay_us,
+            c.idle_us,
+            c.at_us,
+            c.packets,
+            c.bytes,
+            c.ce_marks,
+            c.loss_runs,
+        ];
+        for value in numbers {
             put_varint(out, value);
         }
         let mut mask = 0u8;
@@ -72,6 +89,8 @@ impl LinkAck {
             session: SessionIndex(r.u32()?),
             largest: r.varint()?,
             delay_us: r.varint()?,
+            idle_us: r.varint()?,
+            at_us: r.varint()?,
             packets: r.varint()?,
             bytes: r.varint()?,
             ce_marks: r.varint()?,

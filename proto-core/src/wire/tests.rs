@@ -47,12 +47,22 @@ fn steps(max: usize) -> impl Strategy<Value = Vec<(u64, u64)>> {
 }
 
 fn link_ack() -> impl Strategy<Value = LinkAck> {
-    let counters = (any::<u32>(), number(), number(), number(), number(), number(), number());
-    let counters =
-        counters.prop_map(|(s, largest, delay_us, packets, bytes, ce_marks, loss_runs)| {
-            let session = SessionIndex(s);
-            CounterPart { session, largest, delay_us, packets, bytes, ce_marks, loss_runs }
-        });
+    let counters = (any::<u32>(), proptest::array::uniform8(number()));
+    let counters = counters.prop_map(|(session, numbers)| {
+        let [largest, delay_us, idle_us, at_us, packets, bytes, ce_marks, loss_runs] = numbers;
+        let session = SessionIndex(session);
+        CounterPart {
+            session,
+            largest,
+            delay_us,
+            idle_us,
+            at_us,
+            packets,
+            bytes,
+            ce_marks,
+            loss_runs,
+        }
+    });
     let part = (number(), steps(ack::MAX_RANGES)).prop_map(|(floor, steps)| {
         let mut part = LanePart { floor: Ssn(floor), ranges: Ranges::new() };
         for (start, end) in ranges(floor, &steps) {

@@ -1,0 +1,202 @@
+//! The least round trip time, and how much of the way towards the peer is spent in queues. The latter is
+//! told by when packets left and when they arrived, each by its end's clock: the clocks' difference is
+//! unknown, but constant, and what waits on the way back does not matter.
+
+use std::time::{Duration, Instant};
+
+/// The least is doubted if nothing has come near it for so long (draft-ietf-ccwg-bbr §2.15,
+/// `MinRTTFilterLen`). Clocks drift apart by less than a millisecond meanwhile.
+const WINDOW: Duration = Duration::from_secs(10);
+/// A queue stands if no packet of a whole round came nearer to the least than an eighth of the round trip
+/// time, within these bounds (as HyStart++, RFC 9406 §4.2, judges the end of slow start) …
+const LEAST_QUEUE: Duration = Duration::from_millis(4);
+const MOST_QUEUE: Duration = Duration::from_millis(12);
+/// … and there were so many (RFC 9406 `N_RTT_SAMPLE`).
+const SAMPLES: u32 = 8;
+
+/// The least of the window before, of the present one, and since it was doubted.
+#[derive(Debug, Clone, Copy)]
+struct Least<T> {
+    before: T,
+    present: T,
+    fresh: T,
+}
+
+impl<T: Ord + Copy> Least<T> {
+    fn new(most: T) -> Self {
+        Self { before: most, present: most, fresh: most }
+    }
+
+    fn take(&mut self, value: T) {
+        self.present = self.present.min(value);
+        self.fresh = self.fresh.min(value);
+    }
+
+    fn get(&self) -> T {
+        self.before.min(self.present)
+    }
+
+    fn turn(&mut self, most: T) {
+        self.before = std::mem::replace(&mut self.present, most);
+    }
+
+    fn replace(&mut self, most: T) {
+        if self.fresh < most {
+            (self.before, self.present) = (most, self.fresh);
+        }
+    }
+}
+
+/// Transit times of one round, in microseconds on the difference of the clocks.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    samples: u32,
+    min: i64,
+    sum: i64,
+}
+
+impl Round {
+    const EMPTY: Self = Self { samples: 0, min: i64::MAX, sum: 0 };
+
+    /// How far above the least of all the least of so few is to be expected, where they scatter.
+    fn scatter(&self) -> i64 {
+        let samples = i64::from(self.samples);
+        (self.sum / samples.max(1)).saturating_sub(self.min).saturating_mul(4) / (samples + 1)
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Delay {
+    rtt: Least<Duration>,
+    transit: Least<i64>,
+    present_since: Option<Instant>,
+    round: Round,
+    last: Round,
+}
+
+impl Delay {
+    pub(super) fn new() -> Self {
+        Self {
+            rtt: Least::new(Duration::MAX),
+            transit: Least::new(i64::MAX),
+            present_since: None,
+            round: Round::EMPTY,
+            last: Round::EMPTY,
+        }
+    }
+
+    /// The least round trip time, if there is any.
+    pub(super) fn least(&self) -> Option<Duration> {
+        Some(self.rtt.get()).filter(|least| *least < Duration::MAX)
+    }
+
+    /// Takes the times of one packet; whether the least ones are to be doubted: for a whole window, none
+    /// came near. `transit` is in microseconds.
+    pub(super) fn on_packet(&mut self, now: Instant, rtt: Duration, transit: i64) -> bool {
+        self.round.samples += 1;
+        self.round.min = self.round.min.min(transit);
+        self.round.sum = self.round.sum.saturating_add(transit);
+        let since = *self.present_since.get_or_insert(now);
+        let mut doubtful = false;
+        if now.saturating_duration_since(since) > WINDOW {
+            let near = self.transit.before.saturating_add(micros(self.tolerance() / 2));
+            doubtful = self.transit.present > near;
+            if !doubtful {
+                self.rtt.turn(Duration::MAX);
+                self.transit.turn(i64::MAX);
+            }
+            self.present_since = Some(now);
+        }
+        self.rtt.take(rtt);
+        self.transit.take(transit);
+        doubtful
+    }
+
+    /// What is measured from now on will replace the least.
+    pub(super) fn begin_anew(&mut self) {
+        (self.rtt.fresh, self.transit.fresh) = (Duration::MAX, i64::MAX);
+    }
+
+    /// The least is what it was since [`Delay::begin_anew`].
+    pub(super) fn end_anew(&mut self, now: Instant) {
+        self.rtt.replace(Duration::MAX);
+        self.transit.replace(i64::MAX);
+        self.present_since = Some(now);
+    }
+
+    /// A round trip ended.
+    pub(super) fn next_round(&mut self) {
+        self.last = std::mem::replace(&mut self.round, Round::EMPTY);
+    }
+
+    /// Queueing delay that is taken for none.
+    pub(super) fn tolerance(&self) -> Duration {
+        let least = self.least().unwrap_or(MOST_QUEUE);
+        (least / 8).clamp(LEAST_QUEUE, MOST_QUEUE)
+    }
+
+    /// The queue that stood through the whole of the last round, if it is more than none.
+    pub(super) fn standing(&self) -> Option<Duration> {
+        if self.last.samples < SAMPLES {
+            return None;
+        }
+        let queue = self.last.min.saturating_sub(self.transit.get());
+        let none = micros(self.tolerance()).saturating_add(self.last.scatter());
+        (queue > none).then_some(Duration::from_micros(queue.unsigned_abs()))
+    }
+
+    /// Whether a packet of this transit time has met no queue.
+    pub(super) fn is_clear(&self, transit: i64) -> bool {
+        transit.saturating_sub(self.transit.get()) <= micros(self.tolerance())
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::epoch;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn round(delay: &mut Delay, transit_ms: impl Iterator<Item = i64>) -> Option<Duration> {
+        for ms in transit_ms {
+            delay.on_packet(epoch(), MS * 100, ms * 1000);
+        }
+        delay.next_round();
+        delay.standing()
+    }
+
+    #[test]
+    fn a_queue_stands_if_no_packet_of_a_round_was_fast() {
+        let mut delay = Delay::new();
+        // The other end's clock is behind.
+        assert_eq!(round(&mut delay, -5000..-4980), None);
+        assert_eq!(round(&mut delay, -4980..-4960), Some(MS * 20));
+        assert_eq!(round(&mut delay, -4995..-4960), None);
+        assert_eq!(round(&mut delay, -4900..-4896), None, "too few to tell");
+    }
+
+    #[test]
+    fn the_least_is_doubted_when_none_came_near_for_ten_seconds() {
+        let (mut delay, mut now) = (Delay::new(), epoch());
+        let mut doubted_at = None;
+        delay.on_packet(now, MS * 50, 25_000);
+        for _ in 0..400 {
+            now += MS * 100;
+            // The path has become longer.
+            if delay.on_packet(now, MS * 90, 65_000) && doubted_at.is_none() {
+                doubted_at = Some(now);
+                delay.begin_anew();
+                delay.on_packet(now, MS * 90, 65_000);
+                delay.end_anew(now);
+            }
+        }
+        assert!(doubted_at.is_some_and(|at| at < epoch() + MS * 21_000), "{doubted_at:?}");
+        assert!(delay.least() == Some(MS * 90) && delay.is_clear(66_000));
+    }
+}

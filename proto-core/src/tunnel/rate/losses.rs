@@ -1,0 +1,112 @@
+//! The link's own loss, as distinct from what queues drop.
+
+use crate::tunnel::ledger::Report;
+
+/// Packets that make a sample of the link's own loss, and over how many it is averaged.
+const SAMPLE: u64 = 64;
+const MEMORY: u64 = 2048;
+/// What is sent slower than the bottleneck is never dropped by it: loss at other times counts up to so much
+/// above the loss at those times.
+const MARGIN: f64 = 0.03;
+/// Weight of a sample of slow times, which are few.
+const SLOW_WEIGHT: f64 = 0.25;
+const SLOW_SAMPLE: u64 = 64;
+/// A round's loss is in excess of the link's own if it is greater by this and by three times its
+/// statistical error (draft-ietf-ccwg-bbr §2.7 has 2 % for `LossThresh`).
+const EXCESS: f64 = 0.03;
+const ROUND_SAMPLE: u64 = 64;
+
+/// When packets were sent, by how they may have been lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Slower than the bottleneck.
+    Slow,
+    /// About as fast.
+    Even,
+    /// Faster.
+    Fast,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    passed: u64,
+    missing: i64,
+}
+
+impl Tally {
+    fn add(&mut self, report: &Report) {
+        self.passed += report.passed;
+        self.missing += report.missing;
+    }
+
+    fn share(&self) -> f64 {
+        (self.missing.max(0) as f64 / self.passed.max(1) as f64).min(1.0)
+    }
+
+    /// Begins anew. What arrives late from now on belongs to the next sample.
+    fn restart(&mut self) {
+        *self = Self { passed: 0, missing: self.missing.min(0) };
+    }
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    share: f64,
+    /// Packets that `share` rests on.
+    packets: u64,
+    tally: Tally,
+    slow_share: Option<f64>,
+    slow: Tally,
+    round: Tally,
+    last: Tally,
+}
+
+impl Losses {
+    /// Takes a report; `clear`: its packets met no queue.
+    pub(super) fn on_report(&mut self, report: &Report, sent: Sent, clear: bool) {
+        self.round.add(report);
+        if sent == Sent::Slow {
+            self.slow.add(report);
+            if self.slow.passed >= SLOW_SAMPLE {
+                let sample = self.slow.share();
+                let share = self.slow_share.get_or_insert(sample);
+                *share += (sample - *share) * SLOW_WEIGHT;
+                self.slow.restart();
+            }
+        }
+        if !clear || sent == Sent::Fast {
+            self.tally = Tally::default();
+            return;
+        }
+        self.tally.add(report);
+        if self.tally.passed >= SAMPLE {
+            self.packets = (self.packets + self.tally.passed).min(MEMORY);
+            // The first samples are averaged.
+            let weight = self.tally.passed as f64 / self.packets as f64;
+            self.share += (self.tally.share() - self.share) * weight;
+            self.tally.restart();
+        }
+    }
+
+    /// A round trip ended.
+    pub(super) fn next_round(&mut self) {
+        self.last = std::mem::take(&mut self.round);
+    }
+
+    /// The link's own loss, 0 to 1.
+    pub(super) fn own(&self) -> f64 {
+        self.slow_share.map_or(self.share, |slow| self.share.min(slow + MARGIN))
+    }
+
+    /// Whether more was lost in the last round than the link loses by itself.
+    pub(super) fn is_excess(&self) -> bool {
+        if self.last.passed < ROUND_SAMPLE || self.packets < ROUND_SAMPLE {
+            return false;
+        }
+        let own = self.own();
+        let (few, many) = (self.last.passed as f64, self.packets as f64);
+        let deviation = (own.max(0.01) * (1.0 - own) * (1.0 / few + 1.0 / many)).sqrt();
+        self.last.share() > own + EXCESS.max(3.0 * deviation)
+    }
+}
