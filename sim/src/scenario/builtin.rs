@@ -12,6 +12,7 @@ macro_rules! builtin {
 builtin![
     "ack-loss",
     "blackhole",
+    "bulk",
     "bursts",
     "clog",
     "crosstraffic",
