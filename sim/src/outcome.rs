@@ -27,6 +27,8 @@ pub struct Outcome {
     pub workloads: BTreeMap<String, WorkloadOutcome>,
     /// Each direction of each link, by name (`a>b`).
     pub links: BTreeMap<String, LinkCounters>,
+    /// What was sent into each direction of each link over time, and how long it waited there.
+    pub queues: BTreeMap<String, QueueOutcome>,
     /// What the nodes counted, by tunnel (`a>b`: at `a`, towards `b`).
     pub tunnels: BTreeMap<String, TunnelOutcome>,
     /// The scenario's expectations.
@@ -64,6 +66,8 @@ pub struct WorkloadOutcome {
     pub goodput_mbps: f64,
     /// The same over the second half of that time.
     pub second_half_mbps: f64,
+    /// The same over the first 15 seconds, the start included; of a workload that took less, over all of it.
+    pub first_15s_mbps: f64,
     /// The longest time in which something was under way on a connection in one direction, and nothing
     /// of it arrived, until something did; ms.
     pub longest_gap_ms: f64,
@@ -73,6 +77,24 @@ pub struct WorkloadOutcome {
     /// The time of each exchange in microseconds, in order of completion.
     #[serde(skip)]
     pub samples_us: Vec<u64>,
+}
+
+/// Waiting before the bottleneck of one direction of a link, as packets meet it that are put on the link.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct QueueOutcome {
+    /// Median, to 0.1 ms.
+    pub queue_p50_ms: f64,
+    /// 99th percentile.
+    pub queue_p99_ms: f64,
+    /// Greatest.
+    pub queue_max_ms: f64,
+    /// Median from ten seconds after the first packet on.
+    pub settled_queue_p50_ms: f64,
+    /// 99th percentile from then on.
+    pub settled_queue_p99_ms: f64,
+    /// Most that was put on the link within a second (in steps of 100 ms), IP and UDP headers included,
+    /// Mbit/s.
+    pub busiest_second_mbps: f64,
 }
 
 /// Percentiles of exact samples, in milliseconds.

@@ -30,6 +30,7 @@ mod packet;
 mod queue;
 mod tcp;
 mod trace;
+mod watch;
 mod wire;
 
 #[cfg(test)]

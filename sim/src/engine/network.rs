@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::HostId;
 use super::packet::{AddrId, Packet};
+use super::watch::Watch;
 use crate::link::{Link, LinkConfig, LinkConfigError};
 use crate::seed::Seed;
 use crate::time::Time;
@@ -51,6 +52,7 @@ pub(super) struct OneWay {
     pub from: HostId,
     pub to: HostId,
     pub link: Link<Packet>,
+    pub watch: Watch,
     /// Cut by itself, and by a partition.
     pub cut: bool,
     pub parted: bool,
@@ -126,7 +128,16 @@ impl Network {
         let id = LinkId(self.links.len());
         let link = Link::new(config, seed)?;
         let (from, to) = ends;
-        self.links.push(OneWay { name, from, to, link, cut: false, parted: false, armed: None });
+        self.links.push(OneWay {
+            name,
+            from,
+            to,
+            link,
+            cut: false,
+            parted: false,
+            armed: None,
+            watch: Watch::default(),
+        });
         self.by_ends.insert(ends, id);
         Ok(id)
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::packet::Packet;
 use super::queue::Event;
 use super::{Engine, HostId, LinkId, MAX_SEGMENTS, MAX_TURNS};
-use crate::link::{DropReason, Fate, Outcome};
+use crate::link::{DropReason, Fate, Outcome, wire_size};
 
 /// Buffers kept for datagrams to come.
 const MAX_SPARE: usize = 4096;
@@ -53,6 +53,8 @@ impl Engine {
         let ecn = transmit.ecn;
         let packet = Packet { number, from, to, ecn, corrupted: false, payload: buffer };
         let way = &mut self.network.links[link.0];
+        let wait = way.link.queueing_delay(self.now);
+        way.watch.offered(self.now, wire_size(&packet) as u64, wait);
         let fate = way.link.send(self.now, packet);
         self.trace.record(self.now, &way.name, "sent", &numbers, note(fate));
         self.arm_link(link);

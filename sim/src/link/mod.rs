@@ -339,7 +339,7 @@ impl<P: Datagram> Link<P> {
     }
 }
 
-fn wire_size(datagram: &impl Datagram) -> usize {
+pub(crate) fn wire_size(datagram: &impl Datagram) -> usize {
     datagram.payload().len() + IP_UDP_OVERHEAD
 }
 

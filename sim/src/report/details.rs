@@ -36,6 +36,7 @@ pub(super) fn section(run: &Run, number: usize, open: bool) -> Result<String, Re
     html += &workloads(&outcome.workloads);
     html += &tunnels(outcome);
     html += &links(outcome);
+    html += &queues(outcome);
     html += "</div>\n</div>\n</details>\n";
     Ok(html)
 }
@@ -160,6 +161,7 @@ fn workloads(workloads: &BTreeMap<String, WorkloadOutcome>) -> String {
             ("Bytes to clients", |w| bytes(w.bytes_down)),
             ("Exchanges", |w| count(w.exchanges)),
             ("Goodput, Mbit/s", |w| human(w.goodput_mbps)),
+            ("first 15 s, Mbit/s", |w| human(w.first_15s_mbps)),
             ("second half, Mbit/s", |w| human(w.second_half_mbps)),
             ("Longest gap, ms", |w| millis(w.longest_gap_ms)),
             ("Latency min, ms", |w| latency(w, |l| l.min_ms)),
@@ -211,6 +213,21 @@ fn links(outcome: &Outcome) -> String {
             ("corrupted", |l| count(l.corrupted)),
             ("held back", |l| count(l.held_back)),
             ("Bytes offered", |l| bytes(l.offered_bytes)),
+        ],
+    )
+}
+
+fn queues(outcome: &Outcome) -> String {
+    columns(
+        "Before the bottleneck",
+        &outcome.queues,
+        arrows,
+        &[
+            ("Waiting time, median, ms", |q| human(q.queue_p50_ms)),
+            ("99th percentile, ms", |q| human(q.queue_p99_ms)),
+            ("after 10 s, median, ms", |q| human(q.settled_queue_p50_ms)),
+            ("after 10 s, 99th percentile, ms", |q| human(q.settled_queue_p99_ms)),
+            ("Busiest second, Mbit/s", |q| human(q.busiest_second_mbps)),
         ],
     )
 }

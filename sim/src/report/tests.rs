@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::link::LinkCounters;
 use crate::outcome::{
-    ExpectationOutcome, Latency, LinkSeries, Series, TunnelOutcome, TunnelSeries,
+    ExpectationOutcome, Latency, LinkSeries, QueueOutcome, Series, TunnelOutcome, TunnelSeries,
 };
 
 /// A sequence that looks random and is the same on every machine, 0 to 1.
@@ -138,6 +138,7 @@ fn run(loss: f64) -> Run {
                 ("keys".to_owned(), keys),
             ]),
             links: both.map(|l| (l.to_owned(), link)).into(),
+            queues: both.map(|l| (l.to_owned(), QueueOutcome::default())).into(),
             tunnels: both.map(|l| (l.to_owned(), tunnel)).into(),
             expectations: vec![ExpectationOutcome {
                 text: "keys.p99_over_rtt_ms <= 100".to_owned(),
@@ -254,6 +255,7 @@ fn text_of_runs_cannot_become_markup() {
         vec![ExpectationOutcome { text: evil.clone(), found: evil.clone(), held: false }];
     rename(&mut outcome.workloads, &evil);
     rename(&mut outcome.links, &evil);
+    rename(&mut outcome.queues, &evil);
     rename(&mut outcome.tunnels, &evil);
     let series = outcome.series.as_mut().unwrap();
     rename(&mut series.goodput_mbps, &evil);
@@ -377,6 +379,7 @@ fn any_run() -> impl Strategy<Value = Run> {
                     violations: Vec::new(),
                     workloads,
                     links: BTreeMap::new(),
+                    queues: BTreeMap::new(),
                     tunnels,
                     expectations: Vec::new(),
                     series,

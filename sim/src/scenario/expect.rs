@@ -5,7 +5,9 @@ use serde_json::Value;
 
 use super::{Scenario, WorkloadKind};
 use crate::link::LinkCounters;
-use crate::outcome::{ExpectationOutcome, Latency, Outcome, TunnelOutcome, WorkloadOutcome};
+use crate::outcome::{
+    ExpectationOutcome, Latency, Outcome, QueueOutcome, TunnelOutcome, WorkloadOutcome,
+};
 
 /// One expectation, of something that the scenario has.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,7 @@ enum Field {
     BytesDown,
     Goodput,
     SecondHalf,
+    First15s,
     LongestGap,
     /// A percentile, and what is taken from it: nothing, or the RTT of the link in milliseconds.
     Latency(Percentile, f64),
@@ -74,7 +77,7 @@ enum Percentile {
     Max,
 }
 
-const FIELDS: [(&str, Field); 10] = [
+const FIELDS: [(&str, Field); 11] = [
     ("connections", Field::Connections),
     ("completed", Field::Completed),
     ("completed_pct", Field::CompletedPct),
@@ -84,6 +87,7 @@ const FIELDS: [(&str, Field); 10] = [
     ("bytes_down", Field::BytesDown),
     ("goodput_mbps", Field::Goodput),
     ("second_half_mbps", Field::SecondHalf),
+    ("first_15s_mbps", Field::First15s),
     ("longest_gap_ms", Field::LongestGap),
 ];
 
@@ -182,11 +186,13 @@ impl Expectation {
 
 fn metric(text: &str, scenario: &Scenario) -> Result<Metric, String> {
     if let Some(rest) = text.strip_prefix("links.") {
-        let (name, field) = direction(rest, "links", scenario, &LinkCounters::default())?;
+        let known = [fields(&LinkCounters::default()), fields(&QueueOutcome::default())].concat();
+        let (name, field) = direction(rest, "links", scenario, &known)?;
         return Ok(Metric::Link { name, field });
     }
     if let Some(rest) = text.strip_prefix("tunnels.") {
-        let (name, field) = direction(rest, "tunnels", scenario, &TunnelOutcome::default())?;
+        let known = fields(&TunnelOutcome::default());
+        let (name, field) = direction(rest, "tunnels", scenario, &known)?;
         return Ok(Metric::Tunnel { name, field });
     }
     let Some((name, field)) = text.rsplit_once('.') else { return bare(text, scenario) };
@@ -252,12 +258,12 @@ fn field(text: &str, scenario: &Scenario, workload: usize) -> Result<Field, Stri
     }
 }
 
-/// `a>b.FIELD`, where `FIELD` is a number in `example`.
+/// `a>b.FIELD`, where `FIELD` is one of `known`.
 fn direction(
     text: &str,
     prefix: &str,
     scenario: &Scenario,
-    example: &impl Serialize,
+    known: &[String],
 ) -> Result<(String, String), String> {
     let (name, field) = text.rsplit_once('.').unwrap_or((text, ""));
     let names: Vec<String> = scenario
@@ -272,13 +278,16 @@ fn direction(
         let known = names.join(", ");
         return Err(format!("{prefix}.{text}: there is no \"{name}\": name one of {known}"));
     }
-    if counter(example, field).is_none() {
-        let known = serde_json::to_value(example).unwrap_or_default();
-        let known: Vec<&str> =
-            known.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if !known.iter().any(|known| known == field) {
         return Err(format!("{prefix}.{text}: nothing counts \"{field}\": {}", known.join(", ")));
     }
     Ok((name.to_owned(), field.to_owned()))
+}
+
+/// The names that the numbers of `example` have in JSON.
+fn fields(example: &impl Serialize) -> Vec<String> {
+    let value = serde_json::to_value(example).unwrap_or_default();
+    value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }
 
 /// A number by the name that it has in JSON.
@@ -352,7 +361,8 @@ impl Metric {
             Self::Packets => Some(outcome.packets as f64),
             Self::Seconds => Some(outcome.seconds),
             Self::Workload { name, field } => field.of(outcome.workloads.get(name)?),
-            Self::Link { name, field } => counter(outcome.links.get(name)?, field),
+            Self::Link { name, field } => counter(outcome.links.get(name)?, field)
+                .or_else(|| counter(outcome.queues.get(name)?, field)),
             Self::Tunnel { name, field } => counter(outcome.tunnels.get(name)?, field),
         }
     }
@@ -370,6 +380,7 @@ impl Field {
             Self::BytesDown => outcome.bytes_down as f64,
             Self::Goodput => outcome.goodput_mbps,
             Self::SecondHalf => outcome.second_half_mbps,
+            Self::First15s => outcome.first_15s_mbps,
             Self::LongestGap => outcome.longest_gap_ms,
             Self::Latency(percentile, less) => percentile.of(outcome.latency.as_ref()?) - less,
         })

@@ -506,6 +506,7 @@ fn outcome() -> Outcome {
         violations: Vec::new(),
         workloads: BTreeMap::from([("ping".to_owned(), ping), ("bulk".to_owned(), bulk)]),
         links: BTreeMap::from([("a>b".to_owned(), lossy)]),
+        queues: BTreeMap::new(),
         tunnels: BTreeMap::new(),
         expectations: Vec::new(),
         series: None,

@@ -7,6 +7,8 @@ use crate::time::Time;
 
 /// Width of the bins in which delivered bytes are counted.
 const BIN: u64 = 10_000_000;
+/// Bins of the first 15 s.
+const START: usize = 1500;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -59,6 +61,9 @@ impl Meter {
         let half = self.bins.len().div_ceil(2);
         let late: u64 = self.bins[half..].iter().sum();
         let late_s = whole - half as f64 * BIN as f64 / 1e9;
+        let start = self.bins.len().min(START);
+        let early: u64 = self.bins[..start].iter().sum();
+        let early_s = whole.min(start as f64 * BIN as f64 / 1e9);
         WorkloadOutcome {
             connections: self.connections,
             completed: self.completed,
@@ -68,6 +73,7 @@ impl Meter {
             exchanges: self.samples_us.len() as u64,
             goodput_mbps: mbps(self.bytes(), whole),
             second_half_mbps: mbps(late, late_s),
+            first_15s_mbps: mbps(early, early_s),
             longest_gap_ms: self.longest_gap.as_secs_f64() * 1e3,
             latency: latency(&self.samples_us),
             samples_us: self.samples_us.clone(),
@@ -121,6 +127,8 @@ mod tests {
         let found = meter.outcome();
         assert!((found.goodput_mbps - 1.6).abs() < 0.01, "{}", found.goodput_mbps);
         assert!((found.second_half_mbps - 2.4).abs() < 0.01, "{}", found.second_half_mbps);
+        let first_15s = (10.0 * 0.8 + 5.0 * 2.4) / 15.0;
+        assert!((found.first_15s_mbps - first_15s).abs() < 0.01, "{}", found.first_15s_mbps);
     }
 
     #[test]
