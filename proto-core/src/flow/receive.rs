@@ -244,13 +244,15 @@ impl ReceiveHalf {
         let Some(began) = self.round_began else { return 0 };
         let round = rtt.max(MIN_ROUND);
         let elapsed = now.saturating_duration_since(began);
-        if elapsed < round {
-            return 0;
+        // So much arrives in a round trip at least; a sender that doubles its rate in each does not have to
+        // wait for the end of it.
+        let mut in_round = self.round_bytes as f64;
+        if elapsed >= round {
+            in_round *= round.as_secs_f64() / elapsed.as_secs_f64();
+            self.round_began = Some(now);
+            self.round_bytes = 0;
         }
-        let rate = self.round_bytes as f64 / elapsed.as_secs_f64();
-        self.round_began = Some(now);
-        self.round_bytes = 0;
-        let wanted = (WINDOW_ROUNDS * rate * round.as_secs_f64()) as u64;
+        let wanted = (WINDOW_ROUNDS * in_round) as u64;
         wanted.min(cap).saturating_sub(self.window)
     }
 
@@ -381,10 +383,12 @@ mod tests {
         let mut now = epoch();
         let rtt = Duration::from_millis(100);
         let mut half = ReceiveHalf::new();
-        half.receive(now, 0, &vec![0; 60_000], false).expect("within the credit");
-        assert_eq!(half.wanted_growth(now, rtt, u64::MAX), 0);
-        now += rtt;
+        half.receive(now, 0, &vec![0; 20_000], false).expect("within the credit");
         let growth = half.wanted_growth(now, rtt, u64::MAX);
-        assert_eq!(half.window() + growth, 480_000);
+        assert_eq!(half.window() + growth, 160_000, "at once");
+        half.receive(now, 20_000, &vec![0; 40_000], false).expect("within the credit");
+        now += rtt * 2;
+        let growth = half.wanted_growth(now, rtt, u64::MAX);
+        assert_eq!(half.window() + growth, 240_000, "and by the rate, not by the sum");
     }
 }

@@ -13,6 +13,8 @@ const LEAST_QUEUE: Duration = Duration::from_millis(4);
 const MOST_QUEUE: Duration = Duration::from_millis(12);
 /// … and there were so many (RFC 9406 `N_RTT_SAMPLE`).
 const SAMPLES: u32 = 8;
+/// Packets that tell whether a queue grows while startup goes on.
+const FEW: u32 = 12;
 
 /// The least of the window before, of the present one, and since it was doubted.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,12 @@ struct Round {
 impl Round {
     const EMPTY: Self = Self { samples: 0, min: i64::MAX, sum: 0 };
 
+    fn take(&mut self, transit: i64) {
+        self.samples += 1;
+        self.min = self.min.min(transit);
+        self.sum = self.sum.saturating_add(transit);
+    }
+
     /// How far above the least of all the least of so few is to be expected, where they scatter.
     fn scatter(&self) -> i64 {
         let samples = i64::from(self.samples);
@@ -73,6 +81,9 @@ pub(super) struct Delay {
     present_since: Option<Instant>,
     round: Round,
     last: Round,
+    /// The same over the last packets, whatever the round.
+    few: Round,
+    few_before: Round,
 }
 
 impl Delay {
@@ -83,6 +94,8 @@ impl Delay {
             present_since: None,
             round: Round::EMPTY,
             last: Round::EMPTY,
+            few: Round::EMPTY,
+            few_before: Round::EMPTY,
         }
     }
 
@@ -94,9 +107,11 @@ impl Delay {
     /// Takes the times of one packet; whether the least ones are to be doubted: for a whole window, none
     /// came near. `transit` is in microseconds.
     pub(super) fn on_packet(&mut self, now: Instant, rtt: Duration, transit: i64) -> bool {
-        self.round.samples += 1;
-        self.round.min = self.round.min.min(transit);
-        self.round.sum = self.round.sum.saturating_add(transit);
+        self.round.take(transit);
+        self.few.take(transit);
+        if self.few.samples >= FEW {
+            self.few_before = std::mem::replace(&mut self.few, Round::EMPTY);
+        }
         let since = *self.present_since.get_or_insert(now);
         let mut doubtful = false;
         if now.saturating_duration_since(since) > WINDOW {
@@ -138,11 +153,20 @@ impl Delay {
 
     /// The queue that stood through the whole of the last round, if it is more than none.
     pub(super) fn standing(&self) -> Option<Duration> {
-        if self.last.samples < SAMPLES {
+        self.queue(&self.last)
+    }
+
+    /// Whether a queue met all of the last packets.
+    pub(super) fn is_rising(&self) -> bool {
+        self.queue(&self.few_before).is_some()
+    }
+
+    fn queue(&self, round: &Round) -> Option<Duration> {
+        if round.samples < SAMPLES {
             return None;
         }
-        let queue = self.last.min.saturating_sub(self.transit.get());
-        let none = micros(self.tolerance()).saturating_add(self.last.scatter());
+        let queue = round.min.saturating_sub(self.transit.get());
+        let none = micros(self.tolerance()).saturating_add(round.scatter());
         (queue > none).then_some(Duration::from_micros(queue.unsigned_abs()))
     }
 

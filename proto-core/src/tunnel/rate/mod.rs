@@ -100,8 +100,9 @@ enum Phase {
 impl Phase {
     fn sent(self) -> Sent {
         match self {
-            Phase::Startup | Phase::Up { .. } => Sent::Fast,
-            Phase::Cruise { .. } => Sent::Even,
+            Phase::Up { .. } => Sent::Fast,
+            // Until a queue is seen, startup is not faster than the bottleneck.
+            Phase::Startup | Phase::Cruise { .. } => Sent::Even,
             Phase::Drain | Phase::Down { .. } | Phase::ProbeRtt { .. } => Sent::Slow,
         }
     }
@@ -331,7 +332,7 @@ impl PathModel {
             self.rival = false;
         }
         match self.phase {
-            Phase::Startup => self.check_full(standing.is_some() || is_marked || is_excess),
+            Phase::Startup => self.check_full(is_marked || is_excess),
             Phase::Cruise { since_round, .. } if self.round >= since_round + 2 => {
                 let queue = standing.or(is_marked.then(|| self.delay.tolerance()));
                 self.on_cruise_round(now, queue);
@@ -362,15 +363,16 @@ impl PathModel {
         self.down(now, queue);
     }
 
-    fn check_full(&mut self, has_queue: bool) {
+    /// Whether startup is over by what a whole round told; a queue ends it sooner.
+    fn check_full(&mut self, is_congested: bool) {
         let bandwidth = self.bandwidth.get();
-        if bandwidth >= self.full_bandwidth * FULL_GROWTH && !has_queue {
+        if bandwidth >= self.full_bandwidth * FULL_GROWTH && !is_congested {
             self.full_bandwidth = bandwidth;
             self.full_rounds = 0;
             return;
         }
         self.full_rounds += u32::from(self.recent.is_some_and(|recent| !recent.app_limited));
-        if has_queue || self.full_rounds >= FULL_ROUNDS {
+        if is_congested || self.full_rounds >= FULL_ROUNDS {
             self.enter(Phase::Drain);
         }
     }
@@ -378,7 +380,11 @@ impl PathModel {
     fn step(&mut self, now: Instant, in_flight: u64) {
         let is_drained = in_flight as f64 <= self.bdp();
         match self.phase {
-            Phase::Startup => {}
+            Phase::Startup => {
+                if self.delay.is_rising() {
+                    self.enter(Phase::Drain);
+                }
+            }
             Phase::Drain => {
                 if is_drained {
                     self.cruise(now);
@@ -447,6 +453,7 @@ impl Controller for PathModel {
         let sent = self.estimate() * self.made_up();
         let rate = self.cap.map_or(sent, |cap| sent.min(cap));
         let gain = match self.phase {
+            Phase::Startup => self.window_gain.max(STARTUP_GAIN * self.window_gain / WINDOW_GAIN),
             Phase::ProbeRtt { .. } => PROBE_RTT_SHARE,
             _ => self.window_gain,
         };
