@@ -116,6 +116,8 @@ pub struct TunnelCounters {
     pub retransmitted: u64,
     /// Copies of symbols sent again by a probe timeout.
     pub pto_sent: u64,
+    /// Acknowledgements that told that something sent again had only been late.
+    pub spurious: u64,
     /// Symbols that arrived more than once.
     pub duplicates_in: u64,
     /// Datagrams refused: authentication failed.

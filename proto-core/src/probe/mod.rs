@@ -2,8 +2,10 @@
 
 mod loss;
 mod ping;
+mod reordering;
 mod rtt;
 
 pub(crate) use loss::LossEstimator;
 pub(crate) use ping::Pinger;
+pub(crate) use reordering::Reordering;
 pub(crate) use rtt::RttEstimator;

@@ -32,6 +32,8 @@ struct Symbol {
     sent: Instant,
     /// How often it was found lost.
     losses: u8,
+    /// Parity for it is still to be sent.
+    covered: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,8 @@ pub(crate) struct LaneProgress {
     /// One of them was sent again so recently that it cannot have been that copy: the repair was
     /// not needed.
     pub spurious: bool,
+    /// How much later than the newest packets the latest of them was, and was not lost.
+    pub lateness: Duration,
 }
 
 /// What [`SendLane::detect`] judges by.
@@ -126,6 +130,7 @@ impl SendLane {
             born: now,
             sent: now,
             losses: 0,
+            covered,
         });
         self.missing.set(ssn);
         self.unacked += 1;
@@ -142,6 +147,7 @@ impl SendLane {
             }
             if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
                 symbol.sent = now;
+                symbol.covered = false;
                 self.judge(now, ssn);
             }
         }
@@ -182,20 +188,23 @@ impl SendLane {
         self.symbols.get(at)
     }
 
-    /// Takes the symbol part of an acknowledgement. `min_rtt` tells repairs that were not needed.
+    /// Takes the symbol part of an acknowledgement. `min_rtt` tells repairs that were not needed, and
+    /// `evidence` how late a symbol was.
     pub(crate) fn on_ack(
         &mut self,
         now: Instant,
         part: &LanePart,
         min_rtt: Duration,
+        evidence: Option<&Evidence>,
     ) -> LaneProgress {
         let mut progress = LaneProgress::default();
         let end = self.end();
         // What was never sent cannot be acknowledged.
         let floor = part.floor.0.min(end);
-        self.mark(now, self.base..floor, min_rtt, &mut progress);
+        let judge = (min_rtt, evidence);
+        self.mark(now, self.base..floor, judge, &mut progress);
         for (start, stop) in part.ranges.as_slice() {
-            self.mark(now, (*start).max(self.base)..(*stop).min(end), min_rtt, &mut progress);
+            self.mark(now, (*start).max(self.base)..(*stop).min(end), judge, &mut progress);
         }
         while !self.symbols.is_empty() && !self.missing.get(self.base) {
             let Some(symbol) = self.symbols.pop_front() else { break };
@@ -224,7 +233,7 @@ impl SendLane {
         &mut self,
         now: Instant,
         range: std::ops::Range<u64>,
-        min_rtt: Duration,
+        (min_rtt, evidence): (Duration, Option<&Evidence>),
         progress: &mut LaneProgress,
     ) {
         let mut at = range.start;
@@ -233,8 +242,17 @@ impl SendLane {
             self.missing.clear(ssn);
             let Some(symbol) = self.get_mut(ssn) else { return };
             let age = now.saturating_duration_since(symbol.sent);
-            if symbol.losses > 0 && !symbol.queued && age < min_rtt.mul_f64(0.9) {
-                progress.spurious = true;
+            let is_original = symbol.losses == 0;
+            // No copy was sent yet, or it is too soon to be the copy's.
+            let is_early = symbol.sent == symbol.born || age < min_rtt.mul_f64(0.9);
+            let is_spurious = !is_original && is_early;
+            progress.spurious |= is_spurious;
+            if let Some(evidence) = evidence
+                && (is_spurious || (is_original && !symbol.covered))
+            {
+                let sent = if is_original { symbol.sent } else { symbol.born };
+                let late = now.saturating_duration_since(sent + evidence.rtt);
+                progress.lateness = progress.lateness.max(late);
             }
             progress.acked += 1;
             self.unacked -= 1;
@@ -363,7 +381,7 @@ mod tests {
             lane.detect(now, &evidence, &mut lost);
             assert_eq!((lost, lane.repairs.len()), (1000, 1000));
             let part = LanePart { floor: Ssn(round * 1000), ranges: Ranges::new() };
-            assert_eq!(lane.on_ack(now, &part, ms).acked, 1000);
+            assert_eq!(lane.on_ack(now, &part, ms, None).acked, 1000);
             assert!(lane.repairs.is_empty() && !lane.has_repairs());
         }
     }

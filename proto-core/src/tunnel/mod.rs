@@ -30,7 +30,7 @@ use crate::config;
 use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate};
 use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId};
 use crate::io::TimerReason;
-use crate::probe::{LossEstimator, Pinger, RttEstimator};
+use crate::probe::{LossEstimator, Pinger, Reordering, RttEstimator};
 use crate::rng::Rng;
 use crate::status::{PeerStatus, TunnelCounters};
 use crate::wire::frame;
@@ -183,7 +183,7 @@ pub(crate) struct Tunnel {
     debt: AckDebt,
     pongs: VecDeque<(u64, Instant)>,
     evidence: Option<lane::Evidence>,
-    reordering_scale: f64,
+    reordering: Reordering,
     loss_timer: Option<Instant>,
     last_eliciting: Option<Instant>,
     pto_backoff: u32,
@@ -239,7 +239,7 @@ impl Tunnel {
             debt: AckDebt::default(),
             pongs: VecDeque::new(),
             evidence: None,
-            reordering_scale: 1.0,
+            reordering: Reordering::default(),
             loss_timer: None,
             last_eliciting: None,
             pto_backoff: 0,
@@ -340,8 +340,8 @@ impl Tunnel {
 
     /// How late a packet may come that is not lost.
     fn reordering(&self) -> Duration {
-        let base = (self.rtt.min() / 8).max(MIN_REORDERING);
-        base.mul_f64(self.reordering_scale).min(self.rtt.smoothed().max(MIN_REORDERING))
+        let least = (self.rtt.min() / 8).max(MIN_REORDERING);
+        self.reordering.window().clamp(least, self.rtt.smoothed().max(least))
     }
 
     /// Makes `session` the one to send with.

@@ -15,11 +15,6 @@ use crate::wire::{Malformed, Reader};
 
 /// PINGs to be answered at most.
 pub(super) const MAX_PONGS: usize = 8;
-/// How a repair that was not needed stretches the reordering window, and the most it may become.
-const SPURIOUS_STRETCH: f64 = 1.5;
-const MAX_STRETCH: f64 = 8.0;
-/// Decay of the stretch per acknowledgement.
-const STRETCH_DECAY: f64 = 0.9995;
 
 /// Where a session index was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,16 +256,14 @@ impl Tunnel {
         for lane in Lane::ALL {
             let sender = self.lanes.get_mut(lane as usize);
             if let (Some(part), Some(sender)) = (ack.lane(lane), sender) {
-                let p = sender.on_ack(now, part, min_rtt);
+                let p = sender.on_ack(now, part, min_rtt, self.evidence.as_ref());
                 progress.acked += p.acked;
                 progress.spurious |= p.spurious;
+                progress.lateness = progress.lateness.max(p.lateness);
             }
         }
-        if progress.spurious {
-            self.reordering_scale = (self.reordering_scale * SPURIOUS_STRETCH).min(MAX_STRETCH);
-        } else {
-            self.reordering_scale = 1.0 + (self.reordering_scale - 1.0) * STRETCH_DECAY;
-        }
+        self.counters.spurious += u64::from(progress.spurious);
+        self.reordering.update(now, progress.lateness, self.rtt.smoothed());
         if progress.acked > 0 {
             self.pto_backoff = 0;
             self.last_eliciting = Some(now);

@@ -13,6 +13,7 @@ const LEAST_QUEUE: Duration = Duration::from_millis(4);
 const MOST_QUEUE: Duration = Duration::from_millis(12);
 /// … and there were so many (RFC 9406 `N_RTT_SAMPLE`).
 const SAMPLES: u32 = 8;
+const NO_RTTS: (u32, Duration, Duration) = (0, Duration::MAX, Duration::ZERO);
 /// Packets that tell whether a queue grows while startup goes on.
 const FEW: u32 = 12;
 
@@ -81,7 +82,10 @@ pub(super) struct Delay {
     present_since: Option<Instant>,
     round: Round,
     last: Round,
-    /// The same over the last packets, whatever the round.
+    /// Round trip times of the round: how many, least and sum.
+    rtts: (u32, Duration, Duration),
+    spread: Duration,
+    /// Transit times of the last packets, whatever the round, and of those before.
     few: Round,
     few_before: Round,
 }
@@ -94,6 +98,8 @@ impl Delay {
             present_since: None,
             round: Round::EMPTY,
             last: Round::EMPTY,
+            rtts: NO_RTTS,
+            spread: Duration::ZERO,
             few: Round::EMPTY,
             few_before: Round::EMPTY,
         }
@@ -124,6 +130,8 @@ impl Delay {
             self.present_since = Some(now);
         }
         self.rtt.take(rtt);
+        let (samples, min, sum) = self.rtts;
+        self.rtts = (samples + 1, min.min(rtt), sum + rtt);
         self.transit.take(transit);
         doubtful
     }
@@ -143,6 +151,17 @@ impl Delay {
     /// A round trip ended.
     pub(super) fn next_round(&mut self) {
         self.last = std::mem::replace(&mut self.round, Round::EMPTY);
+        let (samples, min, sum) = std::mem::replace(&mut self.rtts, NO_RTTS);
+        if samples >= SAMPLES {
+            let spread = (sum / samples).saturating_sub(min);
+            self.spread = (self.spread * 7 + spread) / 8;
+        }
+    }
+
+    /// How far the usual round trip time is above the least where nothing waits: jitter, and not queues,
+    /// which delay the fastest packets, too.
+    pub(super) fn spread(&self) -> Duration {
+        self.spread
     }
 
     /// Queueing delay that is taken for none.

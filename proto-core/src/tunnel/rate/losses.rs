@@ -39,13 +39,9 @@ impl Tally {
         self.missing += report.missing;
     }
 
+    /// Below zero if more arrived late than was lost: over many samples that and its contrary cancel out.
     fn share(&self) -> f64 {
-        (self.missing.max(0) as f64 / self.passed.max(1) as f64).min(1.0)
-    }
-
-    /// Begins anew. What arrives late from now on belongs to the next sample.
-    fn restart(&mut self) {
-        *self = Self { passed: 0, missing: self.missing.min(0) };
+        self.missing as f64 / self.passed.max(1) as f64
     }
 }
 
@@ -72,7 +68,7 @@ impl Losses {
                 let sample = self.slow.share();
                 let share = self.slow_share.get_or_insert(sample);
                 *share += (sample - *share) * SLOW_WEIGHT;
-                self.slow.restart();
+                self.slow = Tally::default();
             }
         }
         if !clear || sent == Sent::Fast {
@@ -85,7 +81,7 @@ impl Losses {
             // The first samples are averaged.
             let weight = self.tally.passed as f64 / self.packets as f64;
             self.share += (self.tally.share() - self.share) * weight;
-            self.tally.restart();
+            self.tally = Tally::default();
         }
     }
 
@@ -96,17 +92,19 @@ impl Losses {
 
     /// The link's own loss, 0 to 1.
     pub(super) fn own(&self) -> f64 {
-        self.slow_share.map_or(self.share, |slow| self.share.min(slow + MARGIN))
+        self.slow_share.map_or(self.share, |slow| self.share.min(slow + MARGIN)).clamp(0.0, 1.0)
     }
 
-    /// Whether more was lost in the last round than the link loses by itself.
-    pub(super) fn is_excess(&self) -> bool {
+    /// Whether more was lost in the last round than the link loses by itself. About so many packets
+    /// (`overtaken`) that jitter holds back are not lost, but seem so at any moment.
+    pub(super) fn is_excess(&self, overtaken: f64) -> bool {
         if self.last.passed < ROUND_SAMPLE || self.packets < ROUND_SAMPLE {
             return false;
         }
         let own = self.own();
         let (few, many) = (self.last.passed as f64, self.packets as f64);
-        let deviation = (own.max(0.01) * (1.0 - own) * (1.0 / few + 1.0 / many)).sqrt();
+        let binomial = own.max(0.01) * (1.0 - own) * (1.0 / few + 1.0 / many);
+        let deviation = (binomial + 2.0 * overtaken / (few * few)).sqrt();
         self.last.share() > own + EXCESS.max(3.0 * deviation)
     }
 }

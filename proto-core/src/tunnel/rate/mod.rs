@@ -200,7 +200,12 @@ impl PathModel {
 
     /// Bytes on their way that fill the path and no queue.
     fn bdp(&self) -> f64 {
-        self.estimate() * self.made_up() * self.rtt().as_secs_f64()
+        self.estimate() * self.made_up() * self.usual_rtt().as_secs_f64()
+    }
+
+    /// Round trip time where nothing waits.
+    fn usual_rtt(&self) -> Duration {
+        self.rtt() + self.delay.spread()
     }
 
     fn gain(&self) -> f64 {
@@ -320,7 +325,8 @@ impl PathModel {
         self.delay.next_round();
         self.losses.next_round();
         let is_marked = std::mem::take(&mut self.marks) > 0;
-        let is_excess = self.losses.is_excess();
+        let overtaken = self.estimate() / PACKET * self.delay.spread().as_secs_f64();
+        let is_excess = self.losses.is_excess(overtaken);
         self.window_gain = if is_marked || is_excess {
             (self.window_gain * SHRINK).max(LEAST_GAIN)
         } else {
@@ -458,7 +464,7 @@ impl Controller for PathModel {
             _ => self.window_gain,
         };
         let slack = rate * ACK_SLACK.as_secs_f64();
-        (gain * rate * self.rtt().as_secs_f64() + slack).max(MIN_WINDOW) as u64
+        (gain * rate * self.usual_rtt().as_secs_f64() + slack).max(MIN_WINDOW) as u64
     }
 
     fn set_cap(&mut self, cap: Option<f64>) {
