@@ -14,6 +14,7 @@ builtin![
     "blackhole",
     "bursts",
     "clog",
+    "connect",
     "crosstraffic",
     "goodput",
     "half-close",
