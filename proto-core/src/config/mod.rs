@@ -109,7 +109,8 @@ pub struct Relay {
     pub fec: Option<FixedFec>,
 }
 
-/// `fec_data_shards` and `fec_parity_shards`.
+/// `fec_data_shards` and `fec_parity_shards`: the ratio of full blocks. Where packets come fast a block is
+/// up to eight times that size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FixedFec {
     /// Source symbols of a full block, 1 to 128.

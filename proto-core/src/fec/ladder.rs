@@ -16,6 +16,9 @@ const THRESHOLDS: [f64; 5] = [0.005, 0.01, 0.03, 0.05, 0.10];
 /// that hovers about a threshold does not change the block with every packet.
 const DOWN: f64 = 0.7;
 
+/// A block grows to so many times its size where packets come fast.
+const MAX_STRETCH: usize = 8;
+
 /// Chooses the size of full blocks from the measured loss.
 #[derive(Debug, Clone)]
 pub(crate) struct Ladder {
@@ -35,6 +38,18 @@ impl Ladder {
     /// Whether parity is switched off altogether, for partial blocks too.
     pub(crate) fn is_off(&self) -> bool {
         matches!(self.fixed, Some((_, 0)))
+    }
+
+    /// The block of twice the size and the same ratio, if the code has room for it and it is no more
+    /// than [`MAX_STRETCH`] times `base`.
+    ///
+    /// A longer block leaves less unrepaired at the same overhead: at 5 % loss in runs of 3, 10+4 leaves
+    /// 2.2 % of the symbols lost, 50+20 0.08 %, 80+32 0.01 %. What it costs is time, so it is for lanes that
+    /// fill it soon. A fixed ratio is stretched, too.
+    pub(crate) fn stretched(base: (usize, usize), block: (usize, usize)) -> Option<(usize, usize)> {
+        let (k, parity) = (2 * block.0, 2 * block.1);
+        let fits = k <= MAX_K && parity <= MAX_PARITY && k <= MAX_STRETCH * base.0;
+        fits.then_some((k, parity))
     }
 
     /// Source and parity symbols of a full block that begins now: `1..=MAX_K` and `0..=MAX_PARITY`.
@@ -128,6 +143,22 @@ mod tests {
         assert_eq!(ladder.full_block(&Estimate::UNKNOWN), (8, 4));
         // 2.5 % would not leave the 3 % step had it been reached by measurement.
         assert_eq!(ladder.full_block(&at(0.025)), (10, 4));
+    }
+
+    #[test]
+    fn stretching_keeps_the_ratio_and_the_bounds() {
+        let all = |base| {
+            let mut blocks = vec![base];
+            while let Some(next) = Ladder::stretched(base, blocks[blocks.len() - 1]) {
+                blocks.push(next);
+            }
+            blocks
+        };
+        assert_eq!(all((10, 4)), [(10, 4), (20, 8), (40, 16), (80, 32)]);
+        assert_eq!(all((12, 8)), [(12, 8), (24, 16), (48, 32), (96, 64)]);
+        assert_eq!(all((20, 1)), [(20, 1), (40, 2), (80, 4)]);
+        assert_eq!(all((70, 3)), [(70, 3)]);
+        assert_eq!(all((10, 40)), [(10, 40)]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) use codec::{Codec, Generator};
 pub(crate) use ladder::Ladder;
-pub(crate) use plan::Planner;
+pub(crate) use plan::{Guard, Planner};
 pub(crate) use receive::BlockReceiver;
 pub(crate) use send::BlockSender;
 
@@ -28,7 +28,7 @@ use crate::ids::Ssn;
 
 /// The most source symbols of a block.
 ///
-/// A full block has at most 20; the room above is for blocks stretched on fast lanes.
+/// A full block has at most 20, or 96 stretched; more only where the configuration fixes it.
 pub(crate) const MAX_K: usize = 128;
 
 /// The most parity symbols of a block.

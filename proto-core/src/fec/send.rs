@@ -4,26 +4,42 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::codec::{BlockShape, Codec, Generator};
-use super::{Estimate, Ladder, MAX_K, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, shard_len};
+use super::plan::ladder_parity;
+use super::{
+    Estimate, Guard, Ladder, MAX_K, MAX_PARITY, ParityHeader, Planner, SHARD_PREFIX, shard_len,
+};
 use crate::config::FixedFec;
 use crate::ids::Ssn;
 use crate::status::Gauge;
 
-/// A block that did not fill up closes this long after its first symbol, if more was waiting all the
-/// time, …
-pub(crate) const CLOSE_AFTER: Duration = Duration::from_millis(2);
-/// … and this long after the last one when nothing is: between two PoPs with 5 % loss each way every
-/// tenth round trip waits for this.
+/// While more waits to be pushed, a block stays open for so long after its first symbol at least, and
+/// is stretched only if it fills in that time (where losses come in bursts: while it may be open); …
+const MAX_FILL: Duration = Duration::from_millis(5);
+/// … on a path whose round trips are long for an eighth of one, up to [`MAX_SPREAD`]: where packets are
+/// paced slowly, closing sooner would give each of them parity of its own.
+const FILL_PER_RTT: u32 = 8;
+/// When nothing waits any more, it closes so long after the last symbol (between two PoPs with 5 % loss
+/// each way every tenth round trip waits for this), and so long after the first at the latest.
 const CLOSE_AFTER_LULL: Duration = Duration::from_micros(500);
+const CLOSE_AFTER: Duration = Duration::from_millis(2);
 
 /// The last parity of a partial block leaves at most this long after the first: it must outlast a
-/// burst of losses, and must not come later than a retransmission would.
+/// burst of losses, …
 const MAX_SPREAD: Duration = Duration::from_millis(30);
+/// … and must not come much later than a probe timeout would: so long after a round trip.
+const SPREAD_PAST_RTT: Duration = Duration::from_millis(5);
 
-/// Between two parity symbols of a partial block where losses come singly.
+/// Between two parity symbols of a partial block where losses come singly, as long as all leave within …
 const SPACING: Duration = Duration::from_micros(500);
-/// And where they come in bursts, for each packet of the mean burst.
+const SINGLE_SPREAD: Duration = Duration::from_micros(1500);
+/// And on average where they come in bursts, for each packet of the mean burst.
 const BURST_SPACING: Duration = Duration::from_millis(1);
+/// Mean run of losses from which on they come in bursts, as a multiple of what single ones give.
+const BURSTY: f64 = 1.5;
+
+/// Bytes of spread parity that may wait to be sent. What would come on top gets the ladder's parity:
+/// many messages at a time would otherwise be mostly parity.
+const MAX_SPREAD_BYTES: usize = 16 * 1024;
 
 /// Blocks with parity still to be sent. At the bound the oldest gives up the rest of its parity.
 const MAX_PENDING: usize = 64;
@@ -61,8 +77,11 @@ struct Open {
     ends: Vec<usize>,
     /// Longest content.
     longest: usize,
-    /// Source and parity symbols once full.
+    /// Source and parity symbols once full; what it began with, and stretched.
+    base: (usize, usize),
     full: (usize, usize),
+    /// More waits to be pushed.
+    more: bool,
     began: Option<Instant>,
     closes: Option<Instant>,
 }
@@ -78,6 +97,14 @@ impl Open {
             Some(before) => *self.ends.get(before)?,
         };
         self.bytes.get(start..*self.ends.get(i)?)
+    }
+
+    /// Doubles what makes it full, if twice as many come within `fill`; whether it did.
+    fn stretch(&mut self, now: Instant, fill: Duration) -> bool {
+        let took = self.began.map_or(fill, |at| now.saturating_duration_since(at));
+        let longer = Ladder::stretched(self.base, self.full).filter(|_| 2 * took <= fill);
+        self.full = longer.unwrap_or(self.full);
+        longer.is_some()
     }
 
     fn clear(&mut self) {
@@ -100,9 +127,35 @@ struct Pending {
     count: usize,
     sent: usize,
     due: Instant,
-    spacing: Duration,
+    /// When it closed.
+    since: Instant,
+    pace: Pace,
     /// The shards; of a lone symbol only one, because all are alike.
     bytes: Vec<u8>,
+}
+
+/// When the parity symbols of a block leave.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// One after the other.
+    AtOnce,
+    /// At equal distances.
+    Even(Duration),
+    /// All within that time, the first ones close together: how long a burst lasts is not known in
+    /// advance, and most are short.
+    Growing(Duration),
+}
+
+impl Pace {
+    /// From the first parity symbol to that one, of `count`.
+    fn offset(self, index: usize, count: usize) -> Duration {
+        let (index, last) = (index as u32, count.saturating_sub(1).max(1) as u32);
+        match self {
+            Pace::AtOnce => Duration::ZERO,
+            Pace::Even(spacing) => spacing * index,
+            Pace::Growing(whole) => whole * (index * index) / (last * last),
+        }
+    }
 }
 
 impl Pending {
@@ -139,10 +192,10 @@ impl BlockSender {
 
     /// For contents of up to `max_content` bytes (65,535 at most); longer ones go unprotected.
     #[must_use]
-    pub(crate) fn new(fixed: Option<FixedFec>, max_content: usize) -> Self {
+    pub(crate) fn new(fixed: Option<FixedFec>, guard: Guard, max_content: usize) -> Self {
         Self {
             ladder: Ladder::new(fixed),
-            planner: Planner::new(),
+            planner: Planner::new(guard),
             max_content: max_content.min(usize::from(u16::MAX)),
             open: Open::default(),
             pending: VecDeque::new(),
@@ -178,22 +231,30 @@ impl BlockSender {
         }
         if self.open.ends.is_empty() {
             self.open.first = ssn.0;
-            self.open.full = self.ladder.full_block(estimate);
+            self.open.base = self.ladder.full_block(estimate);
+            self.open.full = self.open.base;
             self.open.began = Some(now);
+            self.open.more = true;
         }
-        self.open.closes = self.open.began.map(|at| at + CLOSE_AFTER);
+        let patience = (estimate.rtt / FILL_PER_RTT).clamp(MAX_FILL, MAX_SPREAD);
+        self.open.closes = self.open.began.map(|at| at + patience);
+        // Where symbols come one by one, the block need not wait for more to come.
+        let busy = std::mem::replace(&mut self.open.more, true);
         self.open.bytes.extend_from_slice(&length.to_be_bytes());
         self.open.bytes.extend_from_slice(content);
         self.open.ends.push(self.open.bytes.len());
         self.open.longest = self.open.longest.max(content.len());
-        if self.open.ends.len() >= self.open.full.0 {
+        let fill = if is_bursty(estimate) { patience } else { MAX_FILL };
+        if self.open.ends.len() >= self.open.full.0 && !(busy && self.open.stretch(now, fill)) {
             self.close(now, codec, estimate);
         }
     }
 
     /// Nothing more waits to be pushed: the open block need not be kept for it.
     pub(crate) fn lull(&mut self, now: Instant) {
-        self.open.closes = self.open.closes.map(|at| at.min(now + CLOSE_AFTER_LULL));
+        self.open.more = false;
+        let latest = self.open.began.map(|at| (at + CLOSE_AFTER).max(now));
+        self.open.closes = latest.map(|at| at.min(now + CLOSE_AFTER_LULL));
     }
 
     /// Closes the open block if its time has come. Spurious calls do nothing.
@@ -209,17 +270,27 @@ impl BlockSender {
         if k == 0 {
             return;
         }
-        let full = k >= self.open.full.0;
-        let parity = if full {
-            self.open.full.1
-        } else {
-            self.planner.partial_parity(k, self.open.full, estimate)
-        };
-        let spacing = if full { Duration::ZERO } else { spacing(parity, estimate) };
-        if !self.queue(now, k, parity, spacing, codec) {
+        let (parity, pace) = self.plan(k, estimate);
+        if !self.queue(now, k, parity, pace, codec) {
             self.finish(self.open.first, k as u16);
         }
         self.open.clear();
+    }
+
+    /// How much parity the open block gets, and when it leaves.
+    fn plan(&mut self, k: usize, estimate: &Estimate) -> (usize, Pace) {
+        let Open { full, more, .. } = self.open;
+        if k >= full.0 {
+            return (full.1, Pace::AtOnce);
+        }
+        let spread = self.pending.iter().filter(|block| !matches!(block.pace, Pace::AtOnce));
+        let waiting: usize = spread.map(|b| (b.count - b.sent) * b.shard_len).sum();
+        if more || waiting >= MAX_SPREAD_BYTES {
+            // One of many, like a full block.
+            return (ladder_parity(k, full, estimate), Pace::AtOnce);
+        }
+        let parity = self.planner.partial_parity(k, full, estimate);
+        (parity, pace(parity, estimate))
     }
 
     /// Encodes the open block and queues its parity; whether there is any.
@@ -228,7 +299,7 @@ impl BlockSender {
         now: Instant,
         k: usize,
         count: usize,
-        spacing: Duration,
+        pace: Pace,
         codec: &mut Codec,
     ) -> bool {
         let count = count.min(MAX_PARITY);
@@ -255,7 +326,8 @@ impl BlockSender {
             count,
             sent: 0,
             due: now,
-            spacing,
+            since: now,
+            pace,
             bytes,
         });
         true
@@ -296,7 +368,7 @@ impl BlockSender {
         };
         block.sent += 1;
         // From when it was due, not from now: a late sender does not stretch the whole.
-        block.due += block.spacing;
+        block.due = block.since + block.pace.offset(block.sent, block.count);
         let last = block.sent >= block.count;
         if last {
             self.give_up(i);
@@ -333,13 +405,19 @@ impl BlockSender {
     }
 }
 
-/// Between two parity symbols of a partial block: a millisecond times the mean burst, as long as all
-/// of them leave within [`MAX_SPREAD`].
-fn spacing(parity: usize, estimate: &Estimate) -> Duration {
+/// Of the parity of a partial block: where losses come in bursts it is spread by a millisecond times the
+/// mean burst, as long as all of it leaves within [`MAX_SPREAD`].
+fn pace(parity: usize, estimate: &Estimate) -> Pace {
     let gaps = parity.saturating_sub(1).max(1) as u32;
-    let burst = estimate.planning_burst();
-    let wanted = if burst <= 1.5 { SPACING } else { BURST_SPACING.mul_f64(burst) };
-    wanted.min(MAX_SPREAD / gaps)
+    let longest = MAX_SPREAD.min(estimate.rtt + SPREAD_PAST_RTT);
+    if !is_bursty(estimate) {
+        return Pace::Even(SPACING.min(SINGLE_SPREAD.min(longest) / gaps));
+    }
+    Pace::Growing(longest.min(BURST_SPACING.mul_f64(estimate.planning_burst()) * gaps))
+}
+
+fn is_bursty(estimate: &Estimate) -> bool {
+    estimate.planning_burst() * (1.0 - estimate.planning_loss()) > BURSTY
 }
 
 const _: () = assert!(SHARD_PREFIX == size_of::<u16>());

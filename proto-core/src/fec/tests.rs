@@ -20,7 +20,7 @@ enum Symbol {
 /// Sends the contents as one burst per block, and returns everything sent, per block.
 fn send(contents: &[Vec<u8>], fixed: (u8, u8), codec: &mut Codec) -> Vec<Vec<Symbol>> {
     let fixed = FixedFec { data: fixed.0, parity: fixed.1 };
-    let mut sender = BlockSender::new(Some(fixed), 1300);
+    let mut sender = BlockSender::new(Some(fixed), Guard::FIRM, 1300);
     let estimate = Estimate { samples: 1000, rtt: Duration::from_secs(1), ..Estimate::UNKNOWN };
     let start = base();
     let mut blocks = vec![Vec::new()];

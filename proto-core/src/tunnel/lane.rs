@@ -30,8 +30,9 @@ struct Symbol {
     /// First transmission, and last.
     born: Instant,
     sent: Instant,
-    /// How often it was found lost.
+    /// How often it was found lost, and how often it was a probe.
     losses: u8,
+    probes: u8,
     /// Parity for it is still to be sent.
     covered: bool,
 }
@@ -131,6 +132,7 @@ impl SendLane {
             sent: now,
             losses: 0,
             covered,
+            probes: 0,
         });
         self.missing.set(ssn);
         self.unacked += 1;
@@ -298,9 +300,13 @@ impl SendLane {
     pub(crate) fn probe(&mut self) -> bool {
         let oldest = self.missing.seek(self.base, self.end(), true);
         let Some(ssn) = oldest else { return false };
+        let extra = u8::from(self.lane != Lane::Bulk);
         if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
             symbol.queued = true;
-            self.repairs.push_front(Repair { ssn, copies: 1 });
+            symbol.probes = symbol.probes.saturating_add(1);
+            // One is enough to hear of the path; where somebody waits, the next timeout is far.
+            let copies = if extra > 0 { (symbol.probes + extra).min(MAX_COPIES) } else { 1 };
+            self.repairs.push_front(Repair { ssn, copies });
         }
         true
     }
@@ -363,6 +369,24 @@ mod tests {
             assert!(lane.probe());
             lane.repaired(now);
             assert!(lane.judged.len() <= MAX_NOTED && lane.repairs.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_probe_is_sent_twice_where_somebody_waits_and_thrice_when_that_was_in_vain() {
+        for (which, copies) in [(Lane::Express, [2, 3, 3]), (Lane::Bulk, [1, 1, 1])] {
+            let (mut lane, mut now) = (SendLane::new(which), epoch());
+            lane.push(now, b"x", false);
+            for wanted in copies {
+                now += Duration::from_millis(300);
+                assert!(lane.probe());
+                let mut sent = 0;
+                while lane.next_repair().is_some() {
+                    lane.repaired(now);
+                    sent += 1;
+                }
+                assert_eq!(sent, wanted, "{which:?}");
+            }
         }
     }
 

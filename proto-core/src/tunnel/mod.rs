@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate};
+use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate, Guard};
 use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId};
 use crate::io::TimerReason;
 use crate::probe::{LossEstimator, Pinger, Reordering, RttEstimator};
@@ -207,8 +207,10 @@ impl Tunnel {
         peer: &config::Peer,
     ) -> Self {
         let interval = config.mesh.probe_interval;
-        let fec =
-            |lane| (lane != Lane::Bulk).then(|| BlockSender::new(config.relay.fec, MAX_SYMBOL));
+        let fec = |lane| {
+            let guard = if lane == Lane::Control { Guard::LIGHT } else { Guard::FIRM };
+            (lane != Lane::Bulk).then(|| BlockSender::new(config.relay.fec, guard, MAX_SYMBOL))
+        };
         let ring =
             |lane| (lane != Lane::Bulk).then(|| BlockReceiver::new(1 << FEC_RING_LOG2, MAX_SYMBOL));
         let mut tunnel = Self {

@@ -15,6 +15,7 @@ builtin![
     "bulk",
     "bursts",
     "clog",
+    "connect",
     "crosstraffic",
     "goodput",
     "half-close",
