@@ -7,10 +7,12 @@ use crate::fec::{Generator, ParityHeader};
 use crate::ids::{Lane, Ssn};
 use crate::tunnel::session::{Refused, Session};
 use crate::tunnel::symbols::Arrival;
-use crate::tunnel::{ACK_EVERY, MAX_ACK_DELAY, Remote, Shared, Sink, Tunnel, TunnelEvent, lane};
+use crate::tunnel::{
+    ACK_EVERY, MAX_ACK_DELAY, Remote, Shared, Sink, Tunnel, TunnelEvent, lane, max_symbol,
+};
 use crate::wire::ack::LinkAck;
 use crate::wire::frame::{self, Frame, ParityFields};
-use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex};
+use crate::wire::packet::{DATA_OVERHEAD, DataHeader, HEADER_LEN, SessionIndex};
 use crate::wire::{Malformed, Reader};
 
 /// PINGs to be answered at most.
@@ -18,6 +20,8 @@ pub(super) const MAX_PONGS: usize = 8;
 /// How a repair that was not needed stretches the reordering window, and the most it may become.
 const SPURIOUS_STRETCH: f64 = 1.5;
 const MAX_STRETCH: f64 = 8.0;
+/// A symbol is a full packet's if it is shorter than can be by no more than this.
+const FULL_SLACK: usize = 16;
 /// Decay of the stretch per acknowledgement.
 const STRETCH_DECAY: f64 = 0.9995;
 
@@ -130,6 +134,7 @@ impl Tunnel {
             *remote = Remote { addr, allowance: Some(3 * len as u64) };
             self.pinger.forget();
             self.pinger.hurry(now);
+            self.path_changed(now);
         }
     }
 
@@ -153,6 +158,13 @@ impl Tunnel {
                 Frame::Pong { token, held_us } => {
                     self.handle_pong(now, token, Duration::from_micros(held_us), from);
                 }
+                Frame::MtuProbe { token } => {
+                    self.owe_mtu_answer(now, token, plaintext.len() + DATA_OVERHEAD);
+                }
+                Frame::MtuAnswer { token, size } => {
+                    self.mtud.on_answer(now, token, size);
+                }
+                Frame::Forget { lane, ranges } => self.handle_forget(now, lane, &ranges),
                 Frame::Close => {
                     self.retire(shared, |_| true);
                     self.closing = false;
@@ -247,7 +259,7 @@ impl Tunnel {
         }
     }
 
-    fn owe_ack(&mut self, now: Instant, urgent: bool) {
+    pub(super) fn owe_ack(&mut self, now: Instant, urgent: bool) {
         self.debt.symbols += 1;
         let due = if urgent || self.debt.symbols >= ACK_EVERY { now } else { now + MAX_ACK_DELAY };
         self.debt.due = Some(self.debt.due.map_or(due, |d| d.min(due)));
@@ -265,6 +277,7 @@ impl Tunnel {
                 let p = sender.on_ack(now, part, min_rtt);
                 progress.acked += p.acked;
                 progress.spurious |= p.spurious;
+                progress.large = progress.large.max(p.large);
             }
         }
         if progress.spurious {
@@ -276,7 +289,15 @@ impl Tunnel {
             self.pto_backoff = 0;
             self.last_eliciting = Some(now);
         }
+        if let Some((len, sent)) = progress.large {
+            let more = self.lanes.iter().any(|lane| lane.large() > 0);
+            let full = len + FULL_SLACK >= max_symbol(self.mtud.size());
+            self.mtud.heard_large(now, full.then_some(sent), more);
+        }
         self.detect_losses(now);
+        if self.lanes.iter_mut().fold(false, |any, lane| lane.take_stubborn() | any) {
+            self.mtud.suspect_unheard(now, self.path());
+        }
     }
 
     fn handle_counter_part(&mut self, now: Instant, ack: &LinkAck) {
@@ -284,7 +305,8 @@ impl Tunnel {
         let session = self.current.as_mut().filter(named);
         let is_current = session.is_some();
         let Some(session) = session.or(self.previous.as_mut().filter(named)) else { return };
-        let Some(report) = session.ledger.on_ack(now, &ack.counters) else { return };
+        let Some(mut report) = session.ledger.on_ack(now, &ack.counters) else { return };
+        self.mtud.excuse(&mut report);
         let in_flight = session.ledger.in_flight();
         if let Some(rtt) = report.rtt {
             self.rtt.update(now, rtt);

@@ -13,7 +13,7 @@ mod tests;
 
 /// Version of everything in this room and of the handshake; stands in the Noise prologue and, so
 /// that a mismatch can be named, in the clear in every handshake packet.
-pub(crate) const PROTOCOL_VERSION: u8 = 1;
+pub(crate) const PROTOCOL_VERSION: u8 = 2;
 
 /// The largest number that a varint holds.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
