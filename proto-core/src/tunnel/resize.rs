@@ -17,12 +17,14 @@ pub(super) const MAX_ANSWERS: usize = 32;
 /// New packets are no larger than Ethernet's where one would take longer than this: a large packet is
 /// for a fast path, and on a slow one a window of a few of them.
 const LARGE_TIME: Duration = Duration::from_millis(2);
+/// An answer is not overdue before: on the shortest paths the other end's scheduler takes longer.
+const MIN_PATIENCE: Duration = Duration::from_millis(20);
 /// Between two forget frames at least.
 const FORGET_SPACING: Duration = Duration::from_millis(5);
 
 impl Tunnel {
     pub(super) fn path(&self) -> Path {
-        Path { patience: self.rtt.pto(MAX_ACK_DELAY), loss: self.loss.loss() }
+        Path { patience: self.rtt.pto(MAX_ACK_DELAY).max(MIN_PATIENCE), loss: self.loss.loss() }
     }
 
     /// UDP payload of a new packet that is full.
