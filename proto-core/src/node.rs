@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::routing::{Collision, Routes};
 use crate::status::{LatencyStatus, PathStatus, Status, Table};
 use crate::tunnel::cookie::CookieJar;
-use crate::tunnel::{Lives, MAX_INDICES, MAX_SHARD, Shared, Sink, Source, Tunnel, TunnelEvent};
+use crate::tunnel::{Lives, MAX_INDICES, Shared, Sink, Source, Tunnel, TunnelEvent, USUAL_SHARD};
 use crate::wire::packet::{KeyId, Packet};
 
 /// How long draining waits for flows to finish by themselves.
@@ -91,7 +91,7 @@ impl Node {
         let mut node = Self {
             shared: Shared {
                 rng,
-                codec: Codec::new(MAX_SHARD),
+                codec: Codec::new(USUAL_SHARD),
                 indices: BTreeMap::new(),
                 cookies,
                 incarnation,
@@ -269,7 +269,7 @@ impl Node {
         self.config = config;
         for (at, peer) in self.config.peers.clone().iter().enumerate() {
             match ids.get(at).and_then(|id| self.tunnels.get_mut(id.0)) {
-                Some(tunnel) => tunnel.reconfigure(&self.config, peer),
+                Some(tunnel) => tunnel.reconfigure(now, &self.config, peer),
                 None => self.add_peer(now, peer),
             }
         }

@@ -84,6 +84,9 @@ pub struct PeerStatus {
     pub burst_out: f64,
     /// Rate that the controller allows, in Mbit/s.
     pub rate_mbps: f64,
+    /// UDP payload in bytes that datagrams to the peer may have at present: 1252 until more was found to
+    /// pass, and again after a black hole.
+    pub udp_payload: usize,
     /// Counters of this tunnel.
     pub counters: TunnelCounters,
 }
@@ -118,6 +121,12 @@ pub struct TunnelCounters {
     pub pto_sent: u64,
     /// Acknowledgements that told that something sent again had only been late.
     pub spurious: u64,
+    /// Probes of the path's MTU sent.
+    pub mtu_probes_out: u64,
+    /// How often large datagrams vanished and small ones did not, so that the size fell.
+    pub black_holes: u64,
+    /// Symbols that had become too long for the path and were cut and sent anew.
+    pub symbols_cut: u64,
     /// Symbols that arrived more than once.
     pub duplicates_in: u64,
     /// Datagrams refused: authentication failed.

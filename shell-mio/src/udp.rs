@@ -238,6 +238,17 @@ impl Udp {
                     self.watch(registry, Interest::READABLE | Interest::WRITABLE);
                     return;
                 }
+                // Expected: the core probes for the largest datagram that passes. What is too large for
+                // our own network card is lost here, and nothing else of the batch.
+                Err(e) if quinn_udp::is_msg_size_err(&e) => {
+                    if part.segment_size.is_some() {
+                        single = true;
+                        continue;
+                    }
+                    debug!("udp send to {}: {e}; dropped", transmit.remote);
+                    sent = end;
+                    self.progress = true;
+                }
                 Err(_) if src_ip.is_some() => {
                     // Perhaps this machine has lost that address. `quinn-udp` may have taken it
                     // for the network card's refusal of GSO, so it starts afresh, too.
@@ -273,11 +284,6 @@ impl Udp {
         e: &io::Error,
         to: Option<SocketAddr>,
     ) {
-        if is_too_big(e) {
-            // Expected: the core probes for the largest datagram that passes.
-            debug!("udp {what}: {e}");
-            return;
-        }
         if let Some(n) = self.complaints.hit(now, (what, e.raw_os_error())) {
             match to {
                 Some(to) => warn!("udp {what} to {to}: {e}; dropped{}", Suppressed(n)),
@@ -285,8 +291,4 @@ impl Udp {
             }
         }
     }
-}
-
-fn is_too_big(e: &io::Error) -> bool {
-    quinn_udp::is_msg_size_err(e)
 }

@@ -32,7 +32,7 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
             admin_token: None,
             tls: None,
         },
-        mesh: Mesh { probe_interval: Duration::from_millis(100) },
+        mesh: Mesh { probe_interval: Duration::from_millis(100), max_udp_payload: 8972 },
         relay: Relay { default_dest: Some(peer_id.clone()), fec: None },
         limits: Limits::default(),
         peers: vec![Peer {

@@ -131,6 +131,14 @@ pub struct TunnelOutcome {
     pub retransmitted: u64,
     /// Copies sent again by a probe timeout.
     pub pto_sent: u64,
+    /// UDP payload in bytes that datagrams may have at the end.
+    pub udp_payload: u64,
+    /// Probes of the path's MTU sent.
+    pub mtu_probes_out: u64,
+    /// How often large datagrams vanished and small ones did not, so that the size fell.
+    pub black_holes: u64,
+    /// Symbols that had become too long for the path and were cut and sent anew.
+    pub symbols_cut: u64,
     /// Symbols that arrived more than once.
     pub duplicates_in: u64,
     /// Sessions made.

@@ -98,7 +98,18 @@ pub struct TlsPaths {
 pub struct Mesh {
     /// Between two PINGs to a neighbour: 20 ms to 60 s, 500 ms if none is configured.
     pub probe_interval: Duration,
+    /// The largest UDP payload that is looked for on the path to a neighbour, in bytes: 1252 to
+    /// [`MAX_UDP_PAYLOAD`], which is the default. At 1252 nothing is looked for.
+    pub max_udp_payload: usize,
 }
+
+/// UDP payload that every path is taken to carry, in bytes: IPv6's least MTU of 1280, less the headers
+/// of IPv4 and UDP.
+pub const BASE_UDP_PAYLOAD: usize = 1252;
+
+/// The largest UDP payload that is ever sent, in bytes: a jumbo frame's 9000, less the headers of IPv4
+/// and UDP.
+pub const MAX_UDP_PAYLOAD: usize = 8972;
 
 /// `[relay]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -200,6 +200,7 @@ impl Config {
             },
         ));
         rows.push(("probes", format!("every {} ms", self.mesh.probe_interval.as_millis())));
+        rows.push(("packets", format!("up to {} bytes of UDP", self.mesh.max_udp_payload)));
         let Limits { flow_window, node_memory, rekey_after } = self.limits;
         rows.push((
             "memory",

@@ -12,8 +12,8 @@ use super::reader::{Item, Report, Section};
 use super::text::{key_of_line, shown, too_deep};
 use super::values::{clash, is_path, is_region, is_token};
 use super::{
-    Config, Edge, EdgeProto, FixedFec, HostPort, Limits, Listen, Mesh, Relay, Secret, TlsPaths,
-    keys,
+    BASE_UDP_PAYLOAD, Config, Edge, EdgeProto, FixedFec, HostPort, Limits, Listen, MAX_UDP_PAYLOAD,
+    Mesh, Relay, Secret, TlsPaths, keys,
 };
 use crate::ids::{NodeId, ServiceName};
 
@@ -34,6 +34,7 @@ const IP_PORT: &str = "IP address and port, such as \"0.0.0.0:4433\" or \"[::]:4
 pub(super) const HOST_PORT: &str = "\"host:port\" with a DNS name, an IPv4 address or an [IPv6] \
                                     address, and a port from 1 to 65535";
 const PROBE: &str = "20 to 60000 milliseconds";
+const PAYLOAD: &str = "1252 to 8972 bytes";
 const DATA: &str = "1 to 128 source symbols";
 const PARITY: &str = "0 to 64 parity symbols, at most 4 for each of fec_data_shards";
 const WINDOW: &str = "64 to 1048576 KiB, at most limits.node_memory_mib";
@@ -250,7 +251,13 @@ fn mesh(report: &mut Report, root: &Section<'_>) -> Mesh {
     let section = root.section(report, "mesh", Some(keys::MESH));
     let interval = section.integer(report, "probe_interval_ms", PROBE, 20..=60_000);
     let millis = interval.and_then(|item| u64::try_from(item.value).ok()).unwrap_or(500);
-    Mesh { probe_interval: Duration::from_millis(millis) }
+    let range = BASE_UDP_PAYLOAD as i64..=MAX_UDP_PAYLOAD as i64;
+    let payload = section.integer(report, "max_udp_payload", PAYLOAD, range);
+    let payload = payload.and_then(|item| usize::try_from(item.value).ok());
+    Mesh {
+        probe_interval: Duration::from_millis(millis),
+        max_udp_payload: payload.unwrap_or(MAX_UDP_PAYLOAD),
+    }
 }
 
 fn relay(report: &mut Report, root: &Section<'_>, destinations: &Destinations) -> Relay {

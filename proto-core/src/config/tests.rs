@@ -118,6 +118,7 @@ fn defaults() {
     assert_eq!(config.listen.admin_addr, None);
     assert!(config.listen.admin_token.is_none() && config.listen.tls.is_none());
     assert_eq!(config.mesh.probe_interval, Duration::from_millis(500));
+    assert_eq!(config.mesh.max_udp_payload, 8972);
     assert_eq!(config.relay, Relay { default_dest: None, fec: None });
     assert_eq!(config.limits, Limits::default());
     assert!(config.peers.is_empty() && config.origins.is_empty() && config.edges.is_empty());
@@ -215,6 +216,7 @@ fn the_summary_is_aligned_and_keeps_secrets() {
          origins  default  localhost:80\n\
          fec      adaptive\n\
          probes   every 500 ms\n\
+         packets  up to 8972 bytes of UDP\n\
          memory   1024 MiB for flows, 32768 KiB for each\n\
          rekey    every 120 s\n"
     );

@@ -170,6 +170,18 @@ fn numbers() {
         let config = good(&base(&format!("[mesh]\nprobe_interval_ms = {right}\n")));
         assert_eq!(config.mesh.probe_interval, Duration::from_millis(ms));
     }
+    for wrong in ["1251", "8973", "0", "-1472"] {
+        bad(
+            &base(&format!("[mesh]\nmax_udp_payload = {wrong}\n")),
+            5,
+            "mesh.max_udp_payload",
+            &format!("found {wrong}, wanted 1252 to 8972 bytes"),
+        );
+    }
+    for right in [1252, 1472, 8972] {
+        let config = good(&base(&format!("[mesh]\nmax_udp_payload = {right}\n")));
+        assert_eq!(config.mesh.max_udp_payload, right);
+    }
     let rate = |rate: &str| {
         base(&format!(
             "[[peers]]\nnode_id = \"b\"\nshared_key = \"{KEY_A}\"\nmax_rate_mbps = {rate}\n"

@@ -390,6 +390,17 @@ impl BlockSender {
         self.finished.clear();
     }
 
+    /// Gives up the parity for contents longer than `max`: no packet takes it any more.
+    pub(crate) fn give_up_longer(&mut self, max: usize) {
+        while let Some(i) = self.pending.iter().position(|block| block.shard_len > shard_len(max)) {
+            self.give_up(i);
+        }
+        if self.open.longest > max {
+            self.finish(self.open.first, self.open.ends.len() as u16);
+            self.open.clear();
+        }
+    }
+
     fn give_up(&mut self, i: usize) {
         if let Some(block) = self.pending.remove(i) {
             self.finish(block.first, block.k);

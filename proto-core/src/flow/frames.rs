@@ -8,7 +8,8 @@ use crate::ids::{ConnId, Lane, PeerId, ServiceName};
 use crate::wire::flow::{self, Body, Direction, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode};
 use crate::wire::{Malformed, Reader};
 
-/// What a flow may send before the next one has its turn (deficit round robin).
+/// What a flow gets in its turn, at least (deficit round robin). Whoever has something left may fill the
+/// packet, and owes what that was too much: cut to what is left, each packet would hold two frames.
 const QUANTUM: i64 = 1200;
 /// Less room than this is not worth a data frame.
 const MIN_DATA: usize = 32;
@@ -230,7 +231,11 @@ impl Flows {
             let before = out.len();
             if flow.wants(lane) {
                 if flow.deficit <= 0 {
-                    flow.deficit += QUANTUM;
+                    flow.deficit += QUANTUM.max(room as i64);
+                }
+                if flow.deficit <= 0 {
+                    queue.rotate_left(1);
+                    continue;
                 }
                 self.put_frames(now, idx, lane, limit, out);
                 if out.len() == before {
@@ -337,8 +342,7 @@ impl Flow {
         if used + MIN_DATA > limit {
             return;
         }
-        let turn = usize::try_from(self.deficit).unwrap_or(0).max(MIN_DATA);
-        match self.tx.take_piece(now, (limit - used).min(turn)) {
+        match self.tx.take_piece(now, limit - used) {
             Some(piece) => {
                 flow::put_data_header(out, &head, piece.offset, piece.fin, open, piece.len);
                 self.tx.copy(piece, out);

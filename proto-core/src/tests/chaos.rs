@@ -61,6 +61,7 @@ impl Chaos {
             loss: pick(rng, &[0.0, 0.0, 0.02, 0.1, 0.3]),
             duplicate: pick(rng, &[0.0, 0.0, 0.1]),
             corrupt: pick(rng, &[0.0, 0.0, 0.05]),
+            mtu: pick(rng, &[1472.0, 1472.0, 1252.0, 1372.0, 9000.0]) as usize,
             cut: false,
         }
     }

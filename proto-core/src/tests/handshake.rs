@@ -98,7 +98,8 @@ fn a_rekey_under_way_loses_nothing() {
 
 #[test]
 fn replayed_reflected_and_flipped_datagrams_change_nothing() {
-    let mut world = World::new(9, Path::clean(20));
+    // Nothing is too large, or it would arrive for the first time when it is repeated.
+    let mut world = World::new(9, Path { mtu: 9000, ..Path::clean(20) });
     world.keep_log = true;
     let conn = world.connect(&pattern(9, 50_000), true);
     assert!(world.run(secs(10), World::are_over));

@@ -3,6 +3,7 @@
 mod chaos;
 mod handshake;
 mod limits;
+mod mtu;
 mod review;
 mod streams;
 mod world;

@@ -18,6 +18,8 @@ pub(super) struct Path {
     pub loss: f64,
     pub duplicate: f64,
     pub corrupt: f64,
+    /// Longer UDP payloads vanish.
+    pub mtu: usize,
     pub cut: bool,
 }
 
@@ -29,6 +31,7 @@ impl Path {
             loss: 0.0,
             duplicate: 0.0,
             corrupt: 0.0,
+            mtu: 1472,
             cut: false,
         }
     }
@@ -264,7 +267,7 @@ impl World {
             let Some(t) = node.poll_transmit(self.now, 16, &mut buf) else { break };
             assert_eq!(t.len, buf.len());
             for datagram in buf.chunks(t.segment_size) {
-                assert!(datagram.len() <= crate::tunnel::BASE_UDP_PAYLOAD);
+                assert!(datagram.len() <= crate::config::MAX_UDP_PAYLOAD);
                 if self.keep_log {
                     self.log.push((at, datagram.to_vec()));
                 }
@@ -281,7 +284,7 @@ impl World {
             if self.no_handshakes && datagram.first() != Some(&5) {
                 continue;
             }
-            if self.path.cut || self.rng.unit() < self.path.loss {
+            if self.path.cut || datagram.len() > self.path.mtu || self.rng.unit() < self.path.loss {
                 continue;
             }
             let mut bytes = datagram.clone();

@@ -43,6 +43,21 @@ impl BitRing {
         }
     }
 
+    /// Sets or clears the bits of `from..end`, a word at a time; no more than a window of them.
+    pub(crate) fn fill(&mut self, from: u64, end: u64, value: bool) {
+        let mut at = from;
+        while at < end {
+            let bit = at % WORD_BITS;
+            let count = (WORD_BITS - bit).min(end - at);
+            let run = u64::MAX >> (WORD_BITS - count) << bit;
+            let slot = self.slot(at).0;
+            if let Some(word) = self.words.get_mut(slot) {
+                *word = if value { *word | run } else { *word & !run };
+            }
+            at += count;
+        }
+    }
+
     /// The first of `from..end` whose bit is `value`; no more than a window of them.
     pub(crate) fn seek(&self, from: u64, end: u64, value: bool) -> Option<u64> {
         let mut at = from;
@@ -94,10 +109,18 @@ mod tests {
         fn agrees_with_a_set_wherever_the_window_lies(
             floor in 0u64..1000,
             steps in prop::collection::vec((any::<bool>(), 0u64..128), 0..200),
+            fills in prop::collection::vec((any::<bool>(), 0u64..128, 0u64..128), 0..6),
             spans in prop::collection::vec((0u64..128, 0u64..=128), 1..20),
         ) {
             let mut ring = BitRing::new(128);
             let mut model = BTreeSet::new();
+            for (set, from, len) in fills {
+                let end = (from + len).min(128);
+                ring.fill(floor + from, floor + end, set);
+                for n in floor + from..floor + end {
+                    if set { model.insert(n) } else { model.remove(&n) };
+                }
+            }
             for (set, n) in steps {
                 if set {
                     ring.set(floor + n);

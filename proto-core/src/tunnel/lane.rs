@@ -6,14 +6,25 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::config::BASE_UDP_PAYLOAD;
 use crate::ids::{Lane, Ssn};
 use crate::status::Gauge;
 use crate::tunnel::bits::BitRing;
-use crate::tunnel::symbols;
+use crate::tunnel::{max_symbol, symbols};
 use crate::wire::ack::LanePart;
+use crate::wire::flow;
+use crate::wire::frame::ForgetRanges;
 
-/// Unacknowledged symbols at most; the receiver tells twice as many apart.
+/// Unacknowledged symbols at most; the receiver tells twice as many apart, …
 const MAX_OUTSTANDING: u64 = symbols::WINDOW / 2;
+/// … and what is left is for the pieces of those that had to be cut.
+const MAX_SPAN: u64 = symbols::WINDOW;
+/// Pieces of one symbol at most: each but the last is about as long as can be.
+const MAX_PIECES: usize = 16;
+/// A symbol that was lost so often may be too long for the path.
+const STUBBORN: u8 = 3;
+/// Content of a symbol that fits every path.
+const BASE_SYMBOL: usize = max_symbol(BASE_UDP_PAYLOAD);
 /// Entries of `judged` and `repairs`, stale ones included, before those are swept out. A symbol has at
 /// most two current ones.
 const MAX_NOTED: usize = 3 * MAX_OUTSTANDING as usize;
@@ -25,7 +36,7 @@ const MAX_COPIES: u8 = 3;
 #[derive(Debug)]
 struct Symbol {
     content: Vec<u8>,
-    /// Waits in `repairs`.
+    /// Waits in `repairs`, or was retired: its frames travel in others.
     queued: bool,
     /// First transmission, and last.
     born: Instant,
@@ -53,6 +64,8 @@ pub(crate) struct LaneProgress {
     pub spurious: bool,
     /// How much later than the newest packets the latest of them was, and was not lost.
     pub lateness: Duration,
+    /// The longest of them, and when the last of those was sent; if it is too long for the least packet.
+    pub large: Option<(usize, Instant)>,
 }
 
 /// What [`SendLane::detect`] judges by.
@@ -75,9 +88,21 @@ pub(crate) struct SendLane {
     /// were acknowledged before costs a few words.
     missing: BitRing,
     unacked: usize,
+    /// Those of them that are too long for the least packet.
+    large: usize,
     /// Transmissions in the order of time, for those that may be judged.
     judged: VecDeque<(Instant, u64)>,
     repairs: VecDeque<Repair>,
+    /// Those of `missing` that were cut because they had become too long for the path.
+    retired: BitRing,
+    retired_count: usize,
+    /// Up to where the other end has been told of them in this round.
+    told: u64,
+    /// The contents of the symbol that was cut last, still to be sent.
+    pieces: VecDeque<Vec<u8>>,
+    /// When that was first sent.
+    cut_born: Option<Instant>,
+    stubborn: bool,
     free: Vec<Vec<u8>>,
 }
 
@@ -87,17 +112,25 @@ impl SendLane {
             lane,
             base: 0,
             symbols: VecDeque::new(),
-            missing: BitRing::new(MAX_OUTSTANDING),
+            missing: BitRing::new(MAX_SPAN),
             unacked: 0,
+            large: 0,
             judged: VecDeque::new(),
             repairs: VecDeque::new(),
+            retired: BitRing::new(MAX_SPAN),
+            retired_count: 0,
+            told: 0,
+            pieces: VecDeque::new(),
+            cut_born: None,
+            stubborn: false,
             free: Vec::new(),
         }
     }
 
     /// Name, length and bound of what may fill up.
-    pub(crate) const TABLES: [Gauge<Self>; 4] = [
-        ("lane_symbols", |lane| lane.symbols.len(), MAX_OUTSTANDING as usize),
+    pub(crate) const TABLES: [Gauge<Self>; 5] = [
+        ("lane_symbols", |lane| lane.symbols.len(), MAX_SPAN as usize),
+        ("lane_pieces", |lane| lane.pieces.len(), MAX_PIECES),
         ("lane_judged", |lane| lane.judged.len(), MAX_NOTED),
         ("lane_repairs", |lane| lane.repairs.len(), MAX_NOTED),
         ("lane_buffers", |lane| lane.free.len(), MAX_FREE),
@@ -111,6 +144,11 @@ impl SendLane {
     /// Symbols that the other end is not known to have.
     pub(crate) fn unacked(&self) -> usize {
         self.unacked
+    }
+
+    /// Those of them that are too long for the least packet.
+    pub(crate) fn large(&self) -> usize {
+        self.large
     }
 
     /// When the oldest symbol was sent that the other end is not known to have.
@@ -136,6 +174,7 @@ impl SendLane {
         });
         self.missing.set(ssn);
         self.unacked += 1;
+        self.large += usize::from(content.len() > BASE_SYMBOL);
         if !covered {
             self.judge(now, ssn);
         }
@@ -219,6 +258,11 @@ impl SendLane {
         progress
     }
 
+    /// Whether a symbol that is too long for the least packet was lost again and again.
+    pub(crate) fn take_stubborn(&mut self) -> bool {
+        std::mem::take(&mut self.stubborn)
+    }
+
     /// Repairs that an acknowledgement overtook would otherwise stay until the next one is sent.
     fn drop_needless_repairs(&mut self) {
         while self.repairs.front().is_some_and(|repair| !self.is_missing(repair.ssn)) {
@@ -242,7 +286,15 @@ impl SendLane {
         while let Some(ssn) = self.missing.seek(at, range.end, true) {
             at = ssn + 1;
             self.missing.clear(ssn);
+            if self.retired.get(ssn) {
+                self.retired.clear(ssn);
+                self.retired_count -= 1;
+                continue;
+            }
             let Some(symbol) = self.get_mut(ssn) else { return };
+            let is_large = symbol.content.len() > BASE_SYMBOL;
+            let large = is_large.then_some((symbol.content.len(), symbol.sent));
+            progress.large = progress.large.max(large);
             let age = now.saturating_duration_since(symbol.sent);
             let is_original = symbol.losses == 0;
             // No copy was sent yet, or it is too soon to be the copy's.
@@ -258,6 +310,7 @@ impl SendLane {
             }
             progress.acked += 1;
             self.unacked -= 1;
+            self.large -= usize::from(is_large);
         }
     }
 
@@ -292,15 +345,23 @@ impl SendLane {
         let Some(symbol) = self.get_mut(ssn) else { return };
         symbol.losses = symbol.losses.saturating_add(1);
         symbol.queued = true;
+        let stubborn = symbol.losses >= STUBBORN && symbol.content.len() > BASE_SYMBOL;
         let copies = (symbol.losses + extra).min(MAX_COPIES);
         self.repairs.push_back(Repair { ssn, copies });
+        self.stubborn |= stubborn;
     }
 
     /// Queues the oldest unacknowledged symbol, whatever is known of it; for a probe timeout.
     pub(crate) fn probe(&mut self) -> bool {
-        let oldest = self.missing.seek(self.base, self.end(), true);
-        let Some(ssn) = oldest else { return false };
         let extra = u8::from(self.lane != Lane::Bulk);
+        let mut from = self.base;
+        let ssn = loop {
+            let Some(ssn) = self.missing.seek(from, self.end(), true) else { return false };
+            if !self.retired.get(ssn) {
+                break ssn;
+            }
+            from = self.retired.seek(ssn, self.end(), false).unwrap_or(self.end());
+        };
         if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
             symbol.queued = true;
             symbol.probes = symbol.probes.saturating_add(1);
@@ -324,7 +385,8 @@ impl SendLane {
     }
 
     pub(crate) fn has_repairs(&self) -> bool {
-        self.repairs.iter().any(|repair| self.is_missing(repair.ssn))
+        (!self.pieces.is_empty() && self.piece_ssn().is_some())
+            || self.repairs.iter().any(|repair| self.is_missing(repair.ssn))
     }
 
     /// A copy of the symbol of [`SendLane::next_repair`] has been sent.
@@ -342,6 +404,91 @@ impl SendLane {
         } else {
             self.judge(now, ssn);
         }
+    }
+
+    /// Finds all symbols lost that are longer than `max`.
+    pub(crate) fn requeue_longer(&mut self, max: usize) {
+        let mut at = self.base;
+        while let Some(ssn) = self.missing.seek(at, self.end(), true) {
+            at = ssn + 1;
+            if self.get(ssn).is_some_and(|s| !s.queued && s.content.len() > max) {
+                self.queue_repair(ssn);
+            }
+        }
+        self.stubborn = false;
+    }
+
+    /// The SSN of the next piece of a symbol that was cut.
+    pub(crate) fn piece_ssn(&self) -> Option<Ssn> {
+        ((self.symbols.len() as u64) < MAX_SPAN).then_some(Ssn(self.end()))
+    }
+
+    /// What must be sent next as a new symbol.
+    pub(crate) fn piece(&self) -> Option<&[u8]> {
+        self.pieces.front().map(Vec::as_slice)
+    }
+
+    /// The newest symbol is the piece.
+    pub(crate) fn piece_sent(&mut self) {
+        if let (Some(born), Some(symbol)) = (self.cut_born, self.symbols.back_mut()) {
+            symbol.born = born;
+        }
+        if let Some(piece) = self.pieces.pop_front()
+            && self.free.len() < MAX_FREE
+        {
+            self.free.push(piece);
+        }
+    }
+
+    /// If the next symbol to send again is longer than `max`: cuts it and retires it. True if the other
+    /// end is to be told.
+    pub(crate) fn retire_longer(&mut self, max: usize) -> bool {
+        let has_room = self.piece_ssn().is_some();
+        let waits = !self.pieces.is_empty();
+        let Some((Ssn(ssn), content)) = self.next_repair() else { return false };
+        if content.len() <= max || (has_room && waits) {
+            return false;
+        }
+        self.repairs.pop_front();
+        let Some(symbol) = self.get_mut(ssn) else { return false };
+        if !has_room {
+            // Those before it must be acknowledged first: it is found lost again.
+            symbol.queued = false;
+            let sent = symbol.sent;
+            self.judge(sent, ssn);
+            return false;
+        }
+        let born = symbol.born;
+        let content = std::mem::take(&mut symbol.content);
+        let cut = flow::cut(&content, BASE_SYMBOL, &mut self.pieces);
+        debug_assert!(cut.is_ok() && self.pieces.len() <= MAX_PIECES, "frames of our own");
+        self.cut_born = Some(born);
+        self.retired.set(ssn);
+        self.retired_count += 1;
+        self.unacked -= 1;
+        self.large -= usize::from(content.len() > BASE_SYMBOL);
+        true
+    }
+
+    /// Retired symbols of which the other end does not know yet.
+    pub(crate) fn retired(&self) -> usize {
+        self.retired_count
+    }
+
+    /// Some of them, each time others until all had their turn; then `None`, once.
+    pub(crate) fn forget_ranges(&mut self) -> Option<ForgetRanges> {
+        let mut ranges = ForgetRanges::new();
+        let mut at = self.told.max(self.base);
+        while let Some(start) = self.retired.seek(at, self.end(), true) {
+            let end = self.retired.seek(start, self.end(), false).unwrap_or(self.end());
+            if !ranges.push(start, end) {
+                break;
+            }
+            at = end;
+        }
+        let is_round_over = ranges.as_slice().is_empty();
+        self.told = if is_round_over { 0 } else { at };
+        (!is_round_over).then_some(ranges)
     }
 
     /// Forgets everything: for a new life of either end.

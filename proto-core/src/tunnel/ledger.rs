@@ -71,7 +71,7 @@ pub(crate) struct Ledger {
 }
 
 /// What one acknowledgement told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Report {
     /// When the largest acknowledged packet was sent, if this acknowledgement is the first for it.
     pub newest_sent: Option<Instant>,

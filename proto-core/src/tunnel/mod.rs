@@ -9,11 +9,13 @@ mod handshake;
 pub(crate) mod keys;
 mod lane;
 mod ledger;
+mod mtud;
 mod noise;
 mod pacer;
 mod rate;
 mod receive;
 mod replay;
+mod resize;
 mod send;
 mod session;
 mod symbols;
@@ -39,6 +41,7 @@ use crate::wire::packet::{DATA_OVERHEAD, SessionIndex};
 use handshake::{Attempt, Handshakes};
 use keys::PeerKeys;
 use lane::SendLane;
+use mtud::PathMtu;
 use pacer::Pacer;
 use rate::{Controller, PathModel};
 pub(crate) use session::Lives;
@@ -46,14 +49,15 @@ use session::Session;
 use symbols::SymbolWindow;
 pub(crate) use tables::MAX_INDICES;
 
-/// UDP payload that every path carries (IPv6's least MTU of 1280, less IPv4's and UDP's headers).
-pub(crate) const BASE_UDP_PAYLOAD: usize = 1252;
-/// Frames in such a packet.
-const BASE_PLAINTEXT: usize = BASE_UDP_PAYLOAD - DATA_OVERHEAD;
-/// Content of a symbol at most, so that its parity fits too.
-const MAX_SYMBOL: usize = frame::max_symbol(BASE_PLAINTEXT);
-/// What the codec must be made for.
-pub(crate) const MAX_SHARD: usize = MAX_SYMBOL + frame::SHARD_OVERHEAD;
+/// Content of a symbol at most in a datagram of `udp_payload` bytes, so that its parity fits too.
+const fn max_symbol(udp_payload: usize) -> usize {
+    frame::max_symbol(udp_payload.saturating_sub(DATA_OVERHEAD))
+}
+/// Content of a symbol at most, whatever the path. (A peer's configuration may allow it more than ours
+/// allows us.)
+const MAX_SYMBOL: usize = max_symbol(config::MAX_UDP_PAYLOAD);
+/// What the codec is made for: all paths but those for jumbo frames, on which it grows once.
+pub(crate) const USUAL_SHARD: usize = max_symbol(mtud::ETHERNET) + frame::SHARD_OVERHEAD;
 /// Symbols per lane that are kept for FEC; announced in the handshake.
 const FEC_RING_LOG2: u8 = 10;
 
@@ -176,12 +180,18 @@ pub(crate) struct Tunnel {
     /// Bytes per second, as configured.
     rate_cap: Option<f64>,
     pacer: Pacer,
+    mtud: PathMtu,
     pinger: Pinger,
     down_after: Duration,
     /// Age at which sessions that are made from now on are renewed.
     rekey_after: Duration,
     debt: AckDebt,
     pongs: VecDeque<(u64, Instant)>,
+    /// Token and size of probes to be answered, and since when.
+    mtu_answers: VecDeque<(u64, usize, Instant)>,
+    /// When the other end is told again of retired symbols, and when it was last.
+    forget_at: Option<Instant>,
+    forgot: Option<Instant>,
     evidence: Option<lane::Evidence>,
     reordering: Reordering,
     loss_timer: Option<Instant>,
@@ -235,11 +245,15 @@ impl Tunnel {
             rate: Box::new(PathModel::new()),
             rate_cap: None,
             pacer: Pacer::new(now),
+            mtud: PathMtu::new(config.mesh.max_udp_payload),
             pinger: Pinger::new(now, interval),
             down_after: DOWN_AFTER.max(interval * DOWN_AFTER_PROBES),
             rekey_after: config.limits.rekey_after,
             debt: AckDebt::default(),
             pongs: VecDeque::new(),
+            mtu_answers: VecDeque::new(),
+            forget_at: None,
+            forgot: None,
             evidence: None,
             reordering: Reordering::default(),
             loss_timer: None,
@@ -253,14 +267,19 @@ impl Tunnel {
             events: VecDeque::new(),
             counters: TunnelCounters::default(),
             handshakes_made: 0,
-            scratch: Vec::with_capacity(BASE_UDP_PAYLOAD),
+            scratch: Vec::with_capacity(mtud::ETHERNET),
         };
-        tunnel.reconfigure(config, peer);
+        tunnel.reconfigure(now, config, peer);
         tunnel
     }
 
     /// Takes what may change while the tunnel lives.
-    pub(crate) fn reconfigure(&mut self, config: &config::Config, peer: &config::Peer) {
+    pub(crate) fn reconfigure(
+        &mut self,
+        now: Instant,
+        config: &config::Config,
+        peer: &config::Peer,
+    ) {
         let psks = [Some(&peer.shared_key), peer.next_shared_key.as_ref()];
         let make =
             |psk: &config::PresharedKey| PeerKeys::new(psk.clone(), &self.local, &self.remote_id);
@@ -273,6 +292,9 @@ impl Tunnel {
         self.pinger.set_interval(interval);
         self.down_after = DOWN_AFTER.max(interval * DOWN_AFTER_PROBES);
         self.rekey_after = config.limits.rekey_after;
+        if self.mtud.set_max(config.mesh.max_udp_payload) {
+            self.give_up_long_parity(now);
+        }
     }
 
     pub(crate) fn remote_id(&self) -> &NodeId {
@@ -319,6 +341,7 @@ impl Tunnel {
         self.keys.clear();
         self.handshakes.set_target(None);
         self.remote = None;
+        self.path_changed(now);
         self.outbox.clear();
         self.closing = false;
     }
@@ -368,6 +391,9 @@ impl Tunnel {
         self.handshakes_made += 1;
         self.handshakes.succeeded(now);
         self.last_heard = Some(now);
+        if self.remote.is_some_and(|old| old.addr != from.addr) {
+            self.path_changed(now);
+        }
         self.remote = Some(from);
         // Of two initiations that crossed, each sent before its sender knew of the other, both ends use
         // the one of the smaller node id; either end can open both.
@@ -410,6 +436,7 @@ impl Tunnel {
         self.last_eliciting = None;
         self.pto_backoff = 0;
         self.probes_owed = 0;
+        self.forget_at = None;
     }
 
     /// Drops established sessions that `which` names.
@@ -461,12 +488,14 @@ impl Tunnel {
         if self.current.is_none() {
             return next;
         }
-        if self.allows(BASE_UDP_PAYLOAD) {
+        if self.allows(self.mtud.size()) {
             at(self.debt.due, TimerReason::Recovery);
+            at(self.forget_at, TimerReason::Recovery);
         }
         if self.allows(send::SMALL) {
             at(Some(self.pinger.due()), TimerReason::Probe);
             at(self.pongs.front().map(|(_, since)| *since), TimerReason::Output);
+            at(self.mtu_answers.front().map(|(_, _, since)| *since), TimerReason::Output);
             at(self.closing.then_some(self.handshakes.last_event), TimerReason::Output);
         }
         at(self.loss_timer, TimerReason::Recovery);
@@ -475,6 +504,7 @@ impl Tunnel {
         for sender in self.fec_out.iter().flatten() {
             at(sender.close_at(), TimerReason::Fec);
         }
+        at(self.mtu_probe_at(), TimerReason::Probe);
         at(self.sending_at(wants), TimerReason::Pacing);
         next
     }
@@ -573,6 +603,7 @@ impl Tunnel {
             loss_out_pct: self.loss.loss() * 100.0,
             burst_out: self.loss.mean_burst(),
             rate_mbps: self.rate.pacing_rate() * 8.0 / 1e6,
+            udp_payload: self.mtud.size(),
             counters,
         }
     }

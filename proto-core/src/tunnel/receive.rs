@@ -7,14 +7,18 @@ use crate::fec::{Generator, ParityHeader};
 use crate::ids::{Lane, Ssn};
 use crate::tunnel::session::{Refused, Session};
 use crate::tunnel::symbols::Arrival;
-use crate::tunnel::{ACK_EVERY, MAX_ACK_DELAY, Remote, Shared, Sink, Tunnel, TunnelEvent, lane};
+use crate::tunnel::{
+    ACK_EVERY, MAX_ACK_DELAY, Remote, Shared, Sink, Tunnel, TunnelEvent, lane, max_symbol,
+};
 use crate::wire::ack::LinkAck;
 use crate::wire::frame::{self, Frame, ParityFields};
-use crate::wire::packet::{DataHeader, HEADER_LEN, SessionIndex};
+use crate::wire::packet::{DATA_OVERHEAD, DataHeader, HEADER_LEN, SessionIndex};
 use crate::wire::{Malformed, Reader};
 
 /// PINGs to be answered at most.
 pub(super) const MAX_PONGS: usize = 8;
+/// A symbol is a full packet's if it is shorter than can be by no more than this.
+const FULL_SLACK: usize = 16;
 
 /// Where a session index was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +128,7 @@ impl Tunnel {
             *remote = Remote { addr, allowance: Some(3 * len as u64) };
             self.pinger.forget();
             self.pinger.hurry(now);
+            self.path_changed(now);
         }
     }
 
@@ -147,6 +152,13 @@ impl Tunnel {
                 Frame::Pong { token, held_us } => {
                     self.handle_pong(now, token, Duration::from_micros(held_us), from);
                 }
+                Frame::MtuProbe { token } => {
+                    self.owe_mtu_answer(now, token, plaintext.len() + DATA_OVERHEAD);
+                }
+                Frame::MtuAnswer { token, size } => {
+                    self.mtud.on_answer(now, token, size);
+                }
+                Frame::Forget { lane, ranges } => self.handle_forget(now, lane, &ranges),
                 Frame::Close => {
                     self.retire(shared, |_| true);
                     self.closing = false;
@@ -241,7 +253,7 @@ impl Tunnel {
         }
     }
 
-    fn owe_ack(&mut self, now: Instant, urgent: bool) {
+    pub(super) fn owe_ack(&mut self, now: Instant, urgent: bool) {
         self.debt.symbols += 1;
         let due = if urgent || self.debt.symbols >= ACK_EVERY { now } else { now + MAX_ACK_DELAY };
         self.debt.due = Some(self.debt.due.map_or(due, |d| d.min(due)));
@@ -260,6 +272,7 @@ impl Tunnel {
                 progress.acked += p.acked;
                 progress.spurious |= p.spurious;
                 progress.lateness = progress.lateness.max(p.lateness);
+                progress.large = progress.large.max(p.large);
             }
         }
         self.counters.spurious += u64::from(progress.spurious);
@@ -268,7 +281,15 @@ impl Tunnel {
             self.pto_backoff = 0;
             self.last_eliciting = Some(now);
         }
+        if let Some((len, sent)) = progress.large {
+            let more = self.lanes.iter().any(|lane| lane.large() > 0);
+            let full = len + FULL_SLACK >= max_symbol(self.mtud.size());
+            self.mtud.heard_large(now, full.then_some(sent), more);
+        }
         self.detect_losses(now);
+        if self.lanes.iter_mut().fold(false, |any, lane| lane.take_stubborn() | any) {
+            self.mtud.suspect_unheard(now, self.path());
+        }
     }
 
     fn handle_counter_part(&mut self, now: Instant, ack: &LinkAck) {
@@ -276,7 +297,8 @@ impl Tunnel {
         let session = self.current.as_mut().filter(named);
         let is_current = session.is_some();
         let Some(session) = session.or(self.previous.as_mut().filter(named)) else { return };
-        let Some(report) = session.ledger.on_ack(now, &ack.counters) else { return };
+        let Some(mut report) = session.ledger.on_ack(now, &ack.counters) else { return };
+        self.mtud.excuse(&mut report);
         let in_flight = session.ledger.in_flight();
         if let Some(rtt) = report.rtt {
             self.rtt.update(now, rtt);

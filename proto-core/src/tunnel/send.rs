@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::config::BASE_UDP_PAYLOAD;
 use crate::ids::Lane;
-use crate::tunnel::{BASE_PLAINTEXT, BASE_UDP_PAYLOAD, MAX_SYMBOL, Shared, Source, Tunnel};
+use crate::tunnel::{Shared, Source, Tunnel, max_symbol};
 use crate::wire::ack::LinkAck;
 use crate::wire::frame::{self, ParityFields};
-use crate::wire::packet::{DATA_OVERHEAD, TAG_LEN};
+use crate::wire::packet::TAG_LEN;
 
 /// A batch is continued only behind a packet at least so long: cutting new symbols down to the size
 /// of a small packet would cost more than the batch saves.
@@ -57,9 +58,12 @@ impl Tunnel {
         let remote = self.remote?.addr;
         self.current.as_ref()?;
         self.pacer.refill(now, self.rate.pacing_rate());
+        if let Some(len) = self.put_mtu_probe(now, buf) {
+            return Some(Batch { remote, len, segment_size: len });
+        }
         let mut segment_size = 0;
         for n in 0..max_segments.max(1) {
-            let limit = if n == 0 { BASE_UDP_PAYLOAD } else { segment_size };
+            let limit = if n == 0 { self.mtud.size() } else { segment_size };
             let Some(len) = self.build(now, shared, source, limit, buf) else { break };
             self.counters.packets_out += 1;
             self.counters.bytes_out += len as u64;
@@ -93,7 +97,10 @@ impl Tunnel {
         let end = at + limit - TAG_LEN;
         self.put_small(now, shared, end, buf);
         // An address that has not answered gets small packets only, until it is owed a large one.
-        let is_trusted = self.allows(BASE_UDP_PAYLOAD);
+        let is_trusted = self.allows(self.mtud.size());
+        if is_trusted {
+            self.put_forget(now, end, buf);
+        }
         let is_due = self.debt.due.is_some_and(|due| due <= now);
         let cargo = if is_trusted { self.choose(now, source) } else { None };
         // A repair and a parity symbol leave no room for an acknowledgement. One that has waited for
@@ -139,6 +146,10 @@ impl Tunnel {
             let Some((token, since)) = self.pongs.pop_front() else { break };
             let held = now.saturating_duration_since(since).as_micros();
             frame::put_pong(buf, token, u64::try_from(held).unwrap_or(u64::MAX));
+        }
+        while fits(buf) {
+            let Some((token, size, _)) = self.mtu_answers.pop_front() else { break };
+            frame::put_mtu_answer(buf, token, size as u64);
         }
         if self.pinger.due() <= now && fits(buf) {
             let token = self.pinger.ask(now, &mut shared.rng);
@@ -235,7 +246,7 @@ impl Tunnel {
 
     pub(super) fn window_open(&self) -> bool {
         let in_flight = self.current.as_ref().map_or(0, |s| s.ledger.in_flight());
-        in_flight < self.rate.window() && self.allows(BASE_UDP_PAYLOAD)
+        in_flight < self.rate.window() && self.allows(self.mtud.size())
     }
 
     /// Whether the peer's address may be sent a packet of that size.
@@ -273,7 +284,7 @@ impl Tunnel {
         let rate = self.rate.pacing_rate();
         let urgent_at = self.pacer.ready_at(rate, true);
         if self.probes_owed > 0
-            && self.allows(BASE_UDP_PAYLOAD)
+            && self.allows(self.mtud.size())
             && self.lane_with_repairs(&Lane::ALL).is_some()
         {
             return self.last_eliciting;
@@ -306,6 +317,13 @@ impl Tunnel {
         buf: &mut Vec<u8>,
     ) {
         match cargo {
+            Cargo::Repair(lane) if self.has_piece(now, lane) => {
+                let before = buf.len();
+                self.put_new(now, shared, source, lane, body, buf);
+                if buf.len() > before {
+                    self.count_repair();
+                }
+            }
             Cargo::Repair(lane) => self.put_repair(now, lane, body.end, buf),
             Cargo::New(lane) => self.put_new(now, shared, source, lane, body, buf),
             Cargo::Parity(lane) => self.put_parity(now, lane, body.end, buf),
@@ -320,14 +338,22 @@ impl Tunnel {
         }
         frame::put_symbol_header(buf, lane, ssn);
         buf.extend_from_slice(content);
+        let large = content.len() > max_symbol(BASE_UDP_PAYLOAD);
         sender.repaired(now);
+        if large {
+            self.mtud.sent_large(now);
+        }
+        self.count_repair();
+        self.last_eliciting = Some(now);
+    }
+
+    fn count_repair(&mut self) {
         if self.probes_owed > 0 {
             self.probes_owed -= 1;
             self.counters.pto_sent += 1;
         } else {
             self.counters.retransmitted += 1;
         }
-        self.last_eliciting = Some(now);
     }
 
     fn put_new(
@@ -339,15 +365,24 @@ impl Tunnel {
         body: Range<usize>,
         buf: &mut Vec<u8>,
     ) {
-        let Some(ssn) = self.lanes.get(lane as usize).and_then(|l| l.next_ssn()) else { return };
+        let Some(sender) = self.lanes.get(lane as usize) else { return };
+        // What is left of a symbol that was cut goes first.
+        let piece = sender.piece();
+        let next = if piece.is_some() { sender.piece_ssn() } else { sender.next_ssn() };
+        let Some(ssn) = next else { return };
         let header = frame::symbol_header_len(ssn);
         // All full packets are alike in size, with an acknowledgement in them or without, so that
         // they can go in one batch.
-        let full_end = body.end.min(body.start + header + MAX_SYMBOL);
+        let full_end = body.end.min(body.start + header + max_symbol(self.full_size()));
         let room = full_end.saturating_sub(buf.len() + header);
         let at = buf.len();
+        let cut = piece.map_or(0, <[u8]>::len);
+        if cut > room {
+            return;
+        }
         frame::put_symbol_header(buf, lane, ssn);
-        source.fill(now, lane, room, buf);
+        buf.extend_from_slice(piece.unwrap_or_default());
+        source.fill(now, lane, room - cut, buf);
         let content = buf.get(at + header..).unwrap_or_default();
         debug_assert!(content.len() <= room, "a source keeps to its room");
         if content.is_empty() {
@@ -355,10 +390,17 @@ impl Tunnel {
         }
         self.counters.symbols_out += 1;
         self.last_eliciting = Some(now);
+        self.mtud.used(now);
+        if content.len() > max_symbol(BASE_UDP_PAYLOAD) {
+            self.mtud.sent_large(now);
+        }
         let estimate = self.estimate();
         let fec = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut);
         if let Some(sender) = self.lanes.get_mut(lane as usize) {
             sender.push(now, content, fec.is_some());
+            if cut > 0 {
+                sender.piece_sent();
+            }
         }
         if let Some(fec) = fec {
             fec.push(now, ssn, content, &mut shared.codec, &estimate);
@@ -398,5 +440,3 @@ impl Tunnel {
         self.scratch = bytes;
     }
 }
-
-const _: () = assert!(DATA_OVERHEAD + BASE_PLAINTEXT == BASE_UDP_PAYLOAD);

@@ -60,11 +60,7 @@ impl SymbolWindow {
             return Arrival::TooFar;
         }
         // Also for a duplicate: the sender would not repeat it if it knew.
-        self.mentions = 3;
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(ssn);
+        self.note(ssn);
         if self.contains(Ssn(ssn)) {
             return Arrival::Duplicate;
         }
@@ -75,11 +71,33 @@ impl SymbolWindow {
         Arrival::New { gap }
     }
 
-    fn raise_floor(&mut self) {
-        while self.floor < self.next && self.here.get(self.floor) {
-            self.here.clear(self.floor);
-            self.floor += 1;
+    /// The sender will not send the symbols of `start..end` any more: they count as here. What lies above
+    /// all that arrived is not believed; the sender says it again.
+    pub(crate) fn forget(&mut self, start: u64, end: u64) {
+        // Also of what was here before: the sender would not say it if it knew.
+        self.mentions = 3;
+        let (start, end) = (start.max(self.floor), end.min(self.next));
+        if start >= end {
+            return;
         }
+        self.here.fill(start, end, true);
+        self.note(start);
+        self.raise_floor();
+    }
+
+    fn raise_floor(&mut self) {
+        let floor = self.here.seek(self.floor, self.next, false).unwrap_or(self.next);
+        self.here.fill(self.floor, floor, false);
+        self.floor = floor;
+    }
+
+    /// An acknowledgement is to tell of that symbol.
+    fn note(&mut self, ssn: u64) {
+        self.mentions = 3;
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(ssn);
     }
 
     /// The symbol part for this lane, if there is anything new to tell. `force` tells it anyway.
@@ -173,6 +191,32 @@ mod tests {
                 prop_assert!(ssn < part.floor.0
                     || part.ranges.as_slice().iter().any(|(s, e)| (*s..*e).contains(&ssn)));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_forgotten_counts_as_here_and_raises_the_floor(
+            arrivals in prop::collection::btree_set(0u64..300, 1..200),
+            forgets in prop::collection::vec((0u64..400, 1u64..100), 1..10),
+        ) {
+            let mut window = SymbolWindow::new();
+            for ssn in &arrivals {
+                window.insert(Ssn(*ssn));
+            }
+            let end = arrivals.last().expect("not empty") + 1;
+            let mut model = arrivals.clone();
+            for (start, len) in forgets {
+                window.forget(start, start + len);
+                // Nothing above all that arrived: it may still come.
+                model.extend((start..start + len).filter(|s| *s < end));
+                let floor = (0..).find(|s| !model.contains(s)).expect("a hole or the end");
+                let part = window.report(true).expect("forced");
+                prop_assert_eq!(part.floor, Ssn(floor));
+                prop_assert!((0..end).all(|s| window.contains(Ssn(s)) == model.contains(&s)));
+            }
+            window.forget(0, u64::MAX);
+            prop_assert_eq!(window.report(true).expect("forced").floor, Ssn(end));
         }
     }
 

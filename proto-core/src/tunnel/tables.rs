@@ -3,7 +3,7 @@
 use crate::fec::{BlockReceiver, BlockSender};
 use crate::status::Table;
 use crate::tunnel::lane::SendLane;
-use crate::tunnel::{Tunnel, handshake, ledger, receive};
+use crate::tunnel::{Tunnel, handshake, ledger, receive, resize};
 
 /// Session indices of one tunnel: attempts, answers, the sessions now and before.
 pub(crate) const MAX_INDICES: usize = 2 * handshake::MAX_OPEN + 2;
@@ -22,6 +22,7 @@ impl Tunnel {
         show("handshake_packets", self.outbox.len(), handshake::MAX_OUTBOX);
         show("tunnel_events", self.events.len(), MAX_EVENTS);
         show("pongs", self.pongs.len(), receive::MAX_PONGS);
+        show("mtu_answers", self.mtu_answers.len(), resize::MAX_ANSWERS);
         let sessions = [&self.current, &self.previous].into_iter().flatten();
         let sessions = sessions.chain(self.unconfirmed.iter().map(|(session, _)| session));
         let packets = sessions.map(|session| session.ledger.remembered()).max().unwrap_or(0);

@@ -11,6 +11,8 @@
 //! ```
 //! Numbers without a size are varints; offsets count the bytes of one direction from 0.
 
+use std::collections::VecDeque;
+
 use crate::ids::{MAX_NAME_LEN, NodeHash};
 
 use super::ranges::Ranges;
@@ -262,6 +264,56 @@ pub(crate) fn put_data_header(
         out.extend_from_slice(service.as_bytes());
     }
     put_varint(out, len as u64);
+}
+
+/// Cuts the frames of one symbol into contents of at most `max` bytes, in their order. Data frames are
+/// split; the others are at most 1,000 bytes long, and `max` is more.
+///
+/// # Errors
+/// [`Malformed`]; what stands before the bad frame has been cut.
+pub(crate) fn cut(
+    content: &[u8],
+    max: usize,
+    pieces: &mut VecDeque<Vec<u8>>,
+) -> Result<(), Malformed> {
+    let mut reader = Reader::new(content);
+    let mut piece = Vec::with_capacity(max);
+    loop {
+        let whole = reader.rest;
+        let Some((head, body)) = read(&mut reader)? else { break };
+        let frame = whole.get(..whole.len() - reader.rest.len()).unwrap_or_default();
+        if piece.len() + frame.len() <= max {
+            piece.extend_from_slice(frame);
+            continue;
+        }
+        let Body::Data { mut offset, fin, open, mut data } = body else {
+            pieces.push_back(std::mem::replace(&mut piece, Vec::with_capacity(max)));
+            piece.extend_from_slice(frame);
+            continue;
+        };
+        loop {
+            // Nothing is put where not even one byte would fit.
+            let overhead = data_overhead(&head.key, offset, open);
+            let room = max.saturating_sub(piece.len() + overhead);
+            if room == 0 && !piece.is_empty() {
+                pieces.push_back(std::mem::replace(&mut piece, Vec::with_capacity(max)));
+                continue;
+            }
+            let (now, later) = data.split_at(room.max(1).min(data.len()));
+            let is_last = later.is_empty();
+            put_data_header(&mut piece, &head, offset, fin && is_last, open, now.len());
+            piece.extend_from_slice(now);
+            if is_last {
+                break;
+            }
+            offset += now.len() as u64;
+            data = later;
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push_back(piece);
+    }
+    Ok(())
 }
 
 /// Appends an acknowledgement.

@@ -46,6 +46,14 @@ fn steps(max: usize) -> impl Strategy<Value = Vec<(u64, u64)>> {
     vec((number(), number()), 0..=max)
 }
 
+fn forget_ranges(floor: u64, steps: &[(u64, u64)]) -> frame::ForgetRanges {
+    let mut set = Ranges::new();
+    for (start, end) in ranges(floor, steps) {
+        assert!(set.push(start, end));
+    }
+    set
+}
+
 fn link_ack() -> impl Strategy<Value = LinkAck> {
     let counters = (any::<u32>(), proptest::array::uniform8(number()));
     let counters = counters.prop_map(|(session, numbers)| {
@@ -203,6 +211,12 @@ fn read_all(bytes: &[u8]) {
                 assert!(header.first.0 <= VARINT_MAX && rest == 0);
                 carried += shard.len();
             }
+            Frame::Forget { ranges, .. } => {
+                assert!(ranges.as_slice().len() <= frame::MAX_FORGET_RANGES);
+                check_ranges(0, ranges.as_slice());
+            }
+            Frame::MtuProbe { .. } => assert!(rest == 0),
+            Frame::MtuAnswer { size, .. } => assert!(size <= VARINT_MAX),
             Frame::Ping { .. } | Frame::Pong { .. } | Frame::Close => {}
         }
     }
@@ -249,6 +263,15 @@ fn link_frame() -> impl Strategy<Value = Vec<u8>> {
             frame::put_ack(&mut out, &ack);
             out
         }),
+        (lane(), number(), steps(frame::MAX_FORGET_RANGES), any::<u64>()).prop_map(
+            |(lane, floor, steps, token)| {
+                let mut out = Vec::new();
+                frame::put_forget(&mut out, lane, &forget_ranges(floor, &steps));
+                frame::put_mtu_answer(&mut out, token, floor);
+                frame::put_mtu_probe(&mut out, token);
+                out
+            }
+        ),
         (lane(), number(), bytes()).prop_map(|(lane, ssn, content)| {
             let mut out = Vec::new();
             frame::put_symbol_header(&mut out, lane, Ssn(ssn));
@@ -321,6 +344,67 @@ proptest! {
         let symbol = Frame::Symbol { lane, ssn: Ssn(ssn), content: &content };
         prop_assert_eq!(frame::read(&mut r), Ok(Some(symbol)));
         prop_assert_eq!(frame::read(&mut r), Ok(None));
+    }
+
+    #[test]
+    fn frames_about_the_mtu_come_back(
+        token: u64, size in number(), lane in lane(), floor in number(),
+        steps in steps(frame::MAX_FORGET_RANGES), padding in 0usize..1500,
+    ) {
+        let forgotten = forget_ranges(floor, &steps);
+        let mut out = Vec::new();
+        frame::put_forget(&mut out, lane, &forgotten);
+        let at = out.len();
+        frame::put_mtu_answer(&mut out, token, size);
+        prop_assert!(out.len() - at <= frame::PING_MAX_LEN);
+        frame::put_mtu_probe(&mut out, token);
+        out.resize(out.len() + padding, 0);
+        let mut r = Reader::new(&out);
+        let forget = Frame::Forget { lane, ranges: Box::new(forgotten) };
+        prop_assert_eq!(frame::read(&mut r), Ok(Some(forget)));
+        prop_assert_eq!(frame::read(&mut r), Ok(Some(Frame::MtuAnswer { token, size })));
+        prop_assert_eq!(frame::read(&mut r), Ok(Some(Frame::MtuProbe { token })));
+        prop_assert_eq!(frame::read(&mut r), Ok(None));
+    }
+
+    #[test]
+    fn frames_that_are_cut_say_the_same(
+        frames in vec((head(), body()), 0..6), max in 1001usize..1500,
+    ) {
+        let (mut whole, mut pieces) = (Vec::new(), std::collections::VecDeque::new());
+        for (head, body) in &frames {
+            put(&mut whole, head, body);
+        }
+        prop_assert!(flow::cut(&whole, max, &mut pieces).is_ok());
+        let mut wanted = frames.iter();
+        // The data frame in hand, and how much of it came.
+        let mut open_frame: Option<(&(Head, Owned), usize)> = None;
+        for piece in &pieces {
+            prop_assert!(!piece.is_empty() && piece.len() <= max);
+            let mut reader = Reader::new(piece);
+            while let Some((head, read)) = flow::read(&mut reader).expect("valid") {
+                let (frame, had) = match open_frame.take() {
+                    Some(open) => open,
+                    None => (wanted.next().expect("no more than there was"), 0),
+                };
+                prop_assert_eq!(&head, &frame.0);
+                let (Body::Data { offset, fin, open, data }, Owned::Data { offset: o, fin: f, open: s, data: d }) =
+                    (&read, &frame.1)
+                else {
+                    prop_assert!(same(&read, &frame.1));
+                    continue;
+                };
+                prop_assert_eq!((*offset, *open), (o + had as u64, s.as_deref()));
+                prop_assert_eq!(*data, &d[had..had + data.len()]);
+                let had = had + data.len();
+                prop_assert_eq!(*fin, *f && had == d.len());
+                if had < d.len() {
+                    prop_assert!(!data.is_empty());
+                    open_frame = Some((frame, had));
+                }
+            }
+        }
+        prop_assert!(wanted.next().is_none() && open_frame.is_none());
     }
 
     #[test]

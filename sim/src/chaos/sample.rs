@@ -402,7 +402,17 @@ impl<'a> Faults<'a> {
         self.misfortunes += 1;
         let last = self.end.as_millis() as u64;
         let at = self.draws.millis(100, last);
-        match self.draws.between(0, 5) {
+        match self.draws.between(0, 6) {
+            6 => {
+                // The path carries less from one packet to the next, for a while or until the end.
+                let narrowed = self.link();
+                let over = at + self.draws.millis(2_000, 30_000);
+                let restored = self.configured(narrowed).clone();
+                let mtu = Some(self.draws.between(1_280, 1_500) as usize);
+                let config = LinkConfig { mtu, ..restored.clone() };
+                self.add(at, Fault::Change(narrowed, config));
+                self.add(over, Fault::Change(narrowed, restored));
+            }
             0 => {
                 let changed = self.link();
                 let over = at + self.draws.millis(100, 10_000);

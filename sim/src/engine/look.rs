@@ -245,6 +245,10 @@ fn add(sum: &mut TunnelOutcome, peer: &PeerStatus) {
     sum.fec_recovered += c.fec_recovered;
     sum.retransmitted += c.retransmitted;
     sum.pto_sent += c.pto_sent;
+    sum.udp_payload = peer.udp_payload as u64;
+    sum.mtu_probes_out += c.mtu_probes_out;
+    sum.black_holes += c.black_holes;
+    sum.symbols_cut += c.symbols_cut;
     sum.duplicates_in += c.duplicates_in;
     sum.handshakes += peer.handshakes;
 }

@@ -463,7 +463,10 @@ fn expectations_of_what_the_scenario_does_not_have_are_told() {
         ("delivered > \"exact\"", "write delivered = \"exact\""),
         ("links.a>c.lost = 0", "links.a>c.lost: there is no \"a>c\": name one of a>b, b>a"),
         ("links.a>b.last = 0", "links.a>b.last: nothing counts \"last\": clog_dropped, corrupted"),
-        ("tunnels.a>b.lost = 0", "tunnels.a>b.lost: nothing counts \"lost\": bytes_out"),
+        (
+            "tunnels.a>b.lost = 0",
+            "tunnels.a>b.lost: nothing counts \"lost\": black_holes, bytes_out",
+        ),
     ] {
         let error = expecting(&format!("['{expect}']")).expect_err(expect).to_string();
         assert!(error.contains(wanted), "wanted: {wanted}\nfound:  {error}");
