@@ -339,7 +339,8 @@ impl<P: Datagram> Link<P> {
     }
 }
 
-fn wire_size(datagram: &impl Datagram) -> usize {
+/// Of an IP packet, in bytes, as links count it.
+pub(crate) fn wire_size(datagram: &impl Datagram) -> usize {
     datagram.payload().len() + IP_UDP_OVERHEAD
 }
 

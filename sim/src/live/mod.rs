@@ -9,8 +9,12 @@
 
 mod bulk;
 mod demo;
+mod forward;
 mod histogram;
 mod ledger;
+#[cfg(target_os = "linux")]
+pub mod link;
+mod meter;
 mod options;
 mod origin;
 mod pops;
@@ -22,11 +26,13 @@ mod workload;
 
 pub use bulk::BulkReport;
 pub use demo::{DemoError, run};
+pub use forward::{ForwardError, Lateness, LiveStats};
 pub use ledger::BytesReport;
+pub use meter::{DirectionFigures, QueueDelay};
 pub use options::{Bulk, DemoArgs, DemoOptions, FlagError, Switch};
 pub use pops::PopError;
 pub use progress::Progress;
-pub use proxy::{BoundProxy, Lateness, Proxy, ProxyError, ProxyStats};
+pub use proxy::{BoundProxy, Proxy, ProxyError};
 pub use report::{
     BulkReports, DirectionReport, LinkReport, RepairReport, Report, RoundTrips, Setup,
 };
