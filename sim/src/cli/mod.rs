@@ -1,5 +1,7 @@
 //! The command line: what can be asked for, and how it is answered.
 
+#[cfg(all(feature = "live", target_os = "linux"))]
+mod ab;
 mod chaos;
 #[cfg(feature = "compare")]
 mod compare;
@@ -51,6 +53,8 @@ enum Command {
     Demo(crate::live::DemoArgs),
     #[cfg(all(feature = "live", target_os = "linux"))]
     Link(crate::live::link::LinkArgs),
+    #[cfg(all(feature = "live", target_os = "linux"))]
+    Ab(crate::live::ab::AbArgs),
 }
 
 /// Does what the arguments (without the program's name) ask for. Exit codes: 0 all is well, 1 it is
@@ -82,6 +86,8 @@ pub fn main(args: &[&str]) -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         #[cfg(all(feature = "live", target_os = "linux"))]
         Command::Link(args) => link::link(&args),
+        #[cfg(all(feature = "live", target_os = "linux"))]
+        Command::Ab(args) => ab::ab(&args),
     }
 }
 

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use entrouter_host::timer::{PreciseTimer, TimerError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::setpriority_process;
 use serde::Serialize;
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
 
 use super::histogram::Histogram;
 use super::meter::{DirectionFigures, Meter};
@@ -28,9 +31,6 @@ const WAKE_UP: Duration = Duration::from_micros(100);
 const LIGHT: usize = 100;
 /// Wait at most that long where there is no precise timer.
 const COARSE_WAIT: Duration = Duration::from_millis(1);
-
-/// The thread's `nice`: it works little, but should do so in time.
-const PRIORITY: i32 = -15;
 
 /// Where packets come from and go to; everything in it returns at once.
 pub(super) trait Ends: Send + 'static {
@@ -204,6 +204,16 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets this thread run before others where that is allowed (root): a wire waits for nobody. It works
+/// little and sleeps between.
+fn keep_time() {
+    let _ = set_thread_priority_and_policy(
+        thread_native_id(),
+        ThreadPriority::Min,
+        ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin),
+    );
+}
+
 struct Forwarder<E: Ends> {
     ends: E,
     woken: UnixStream,
@@ -214,8 +224,7 @@ struct Forwarder<E: Ends> {
 
 impl<E: Ends> Forwarder<E> {
     fn run(mut self) -> io::Result<()> {
-        // Before others, as a wire would be; not everybody may.
-        let _ = setpriority_process(None, PRIORITY);
+        keep_time();
         let mut buf = vec![0; MAX_PACKET];
         loop {
             if self.wait()? {

@@ -7,6 +7,8 @@
 //! Everything runs in this process and on free ports of 127.0.0.1, so that several demos can run at
 //! once. Nothing is written to disk.
 
+#[cfg(target_os = "linux")]
+pub mod ab;
 mod bulk;
 mod demo;
 mod forward;

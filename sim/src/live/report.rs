@@ -7,9 +7,9 @@ use entrouter_proto::status::TunnelCounters;
 use serde::Serialize;
 
 use super::bulk::BulkReport;
+use super::forward::{Lateness, LiveStats};
 use super::ledger::BytesReport;
 use super::options::DemoOptions;
-use super::forward::{Lateness, LiveStats};
 use crate::link::LinkCounters;
 
 /// Later than that at the 99th percentile, and the measured latencies are this machine's, too.

@@ -42,8 +42,8 @@ fn exchange(
 ) -> io::Result<CheckReport> {
     let addrs = [sockets[0].local_addr()?, sockets[1].local_addr()?];
     // Its bits on the wire, and the way.
-    let takes = Duration::from_secs_f64(IP_PACKET as f64 * 8.0 / (shape.rate_mbps * 1e6))
-        + shape.rtt() / 2;
+    let takes =
+        Duration::from_secs_f64(IP_PACKET as f64 * 8.0 / (shape.rate_mbps * 1e6)) + shape.rtt() / 2;
     let (mut late, mut packets) = (Histogram::default(), 0);
     let start = Instant::now();
     let mut next = start;
@@ -63,7 +63,8 @@ fn exchange(
             while socket.recv(&mut buf).is_ok() {
                 let mut sent = [0; 8];
                 sent.copy_from_slice(&buf[..8]);
-                let took = start.elapsed().saturating_sub(Duration::from_nanos(u64::from_be_bytes(sent)));
+                let took =
+                    start.elapsed().saturating_sub(Duration::from_nanos(u64::from_be_bytes(sent)));
                 let micros = took.saturating_sub(takes).as_micros();
                 late.record(u64::try_from(micros).unwrap_or(u64::MAX));
                 packets += 1;

@@ -88,7 +88,8 @@ impl LiveLink {
     pub fn start(shape: &Shape, settings: &[(&str, &str)]) -> Result<Self, LiveLinkError> {
         let [out, back] = shape.configs();
         let seed = shape.seed().child("link");
-        let links = [Link::new(&out, seed.child("a to b"))?, Link::new(&back, seed.child("b to a"))?];
+        let links =
+            [Link::new(&out, seed.child("a to b"))?, Link::new(&back, seed.child("b to a"))?];
         let namespaces = Namespaces::new()?;
         let mut found = Vec::new();
         for (key, value) in SETTINGS.iter().chain(settings) {

@@ -131,8 +131,9 @@ impl TryFrom<ShapeFlags> for Shape {
         }
         // Below 576 no host need be able to speak IPv4 (RFC 791); above, TUN has its limit.
         in_range("mtu", flags.mtu.into(), 576.0..=65_521.0)?;
-        let ShapeFlags { rtt_ms, rate_mbps, loss_pct, burst, jitter_ms, mark_ms, mtu, seed, .. } =
-            flags;
+        let ShapeFlags {
+            rtt_ms, rate_mbps, loss_pct, burst, jitter_ms, mark_ms, mtu, seed, ..
+        } = flags;
         let shape = Self {
             rtt_ms,
             rate_mbps,
@@ -291,7 +292,10 @@ mod tests {
         for (flags, wanted) in [
             (&["--loss-back-pct", "91"][..], "--loss-back-pct 91: give a number from 0 to 90"),
             (&["--queue-ms", "5", "--queue-bdp", "1"], "--queue-ms, --queue-bdp: give one"),
-            (&["--jitter-ms", "20", "--rtt-ms", "30"], "--jitter-ms 20: give a number from 0 to 15"),
+            (
+                &["--jitter-ms", "20", "--rtt-ms", "30"],
+                "--jitter-ms 20: give a number from 0 to 15",
+            ),
             (&["--mtu", "100"], "--mtu 100: give a number from 576 to 65521"),
             (&["--loss-pct", "80", "--burst", "2"], "give a mean burst of at least 4.00"),
             (&["--seconds", "0"], "--seconds 0: give a number from 0.1"),
