@@ -6,6 +6,9 @@
 //!
 //! Everything runs in this process and on free ports of 127.0.0.1, so that several demos can run at
 //! once. Nothing is written to disk.
+//!
+//! On Linux the link can also lie between two network namespaces (`link`), so that this kernel's own
+//! TCP can be put on it, and be compared with the relay there (`ab`).
 
 #[cfg(target_os = "linux")]
 pub mod ab;

@@ -11,6 +11,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+#[cfg(target_os = "linux")]
 use rustix::net::sockopt::{set_tcp_congestion, tcp_congestion};
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -73,19 +74,6 @@ impl Stage {
         Ok(socket.into())
     }
 
-    fn set_congestion(&self, socket: impl AsFd) -> io::Result<()> {
-        let Some(congestion) = &self.congestion else { return Ok(()) };
-        Ok(set_tcp_congestion(socket, congestion)?)
-    }
-
-    /// Notes what a connection really has.
-    fn note_congestion(&self, stream: &TcpStream) -> io::Result<()> {
-        if self.congestion.is_some() {
-            *lock(&self.controls).entry(tcp_congestion(stream)?).or_default() += 1;
-        }
-        Ok(())
-    }
-
     /// Asks all senders to finish; what is under way still arrives.
     pub(super) fn end(&self) {
         self.ending.store(true, Relaxed);
@@ -134,6 +122,34 @@ impl Stage {
         if self.is_closed() {
             stream.shutdown(Shutdown::Both)?;
         }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Stage {
+    fn set_congestion(&self, socket: impl AsFd) -> io::Result<()> {
+        let Some(congestion) = &self.congestion else { return Ok(()) };
+        Ok(set_tcp_congestion(socket, congestion)?)
+    }
+
+    /// Notes what a connection really has.
+    fn note_congestion(&self, stream: &TcpStream) -> io::Result<()> {
+        if self.congestion.is_some() {
+            *lock(&self.controls).entry(tcp_congestion(stream)?).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Elsewhere no stage asks for one.
+#[cfg(not(target_os = "linux"))]
+impl Stage {
+    fn set_congestion(&self, _: impl AsFd) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn note_congestion(&self, _: &TcpStream) -> io::Result<()> {
         Ok(())
     }
 }

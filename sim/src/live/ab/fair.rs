@@ -22,14 +22,14 @@ pub(super) fn fair(
     options: &AbOptions,
     stop: &AtomicBool,
 ) -> Result<Fairness, AbError> {
-    let link =
-        LiveLink::start(shape, &[("net.ipv4.tcp_congestion_control", options.loopback.as_str())])?;
+    let link = LiveLink::start(shape)?;
     let kernel = |name: &str| System::Kernel(name.to_owned());
     let systems = [System::Relay, kernel("cubic"), kernel("bbr")];
     let mut scenes = Vec::new();
     for system in &systems {
         let seed = shape.seed().child("data").child(&system.to_string());
-        let scene = Scene::start(&link, system, &options.loopback, options.duration, seed, stop)?;
+        let scene =
+            Scene::start(&link, system, options.loopback.as_deref(), options.duration, seed, stop)?;
         scenes.push(scene);
     }
     let start = Instant::now();

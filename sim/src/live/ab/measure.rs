@@ -16,6 +16,7 @@ use super::report::{BesideReport, BulkReport, DataReport, Spread};
 use super::scene::{Controls, End, Scene};
 use crate::link::LinkCounters;
 use crate::live::bulk::{Timeline, mbps};
+use crate::live::forward::Lateness;
 use crate::live::ledger::{Side, Tally, Way};
 use crate::live::link::{LiveLink, Shape};
 use crate::live::meter::DirectionFigures;
@@ -40,6 +41,8 @@ pub(super) struct Found {
     pub(super) failures: Vec<String>,
     pub(super) controls: Controls,
     pub(super) settings: Vec<(String, String)>,
+    /// How well the link kept its time.
+    pub(super) lateness: Lateness,
 }
 
 pub(super) enum Measured {
@@ -57,13 +60,13 @@ pub(super) fn measure(
     options: &AbOptions,
     stop: &AtomicBool,
 ) -> Result<Found, AbError> {
-    let link = LiveLink::start(shape, &settings(system, options))?;
+    let link = LiveLink::start(shape)?;
     let duration = match what {
         Measure::Beside => options.startup + options.duration * BESIDE_FACTOR,
         _ => options.duration,
     };
     let seed = shape.seed().child("data");
-    let mut scene = Scene::start(&link, system, &options.loopback, duration, seed, stop)?;
+    let mut scene = Scene::start(&link, system, options.loopback.as_deref(), duration, seed, stop)?;
     let mut failures = Vec::new();
     let what = match what {
         Measure::Bulk => {
@@ -79,19 +82,10 @@ pub(super) fn measure(
             Measured::Beside(report)
         }
     };
-    let settings = link.settings().to_vec();
+    let (settings, lateness) = (link.settings().to_vec(), link.stats().lateness);
     let (failed, controls) = scene.finish();
     failures.extend(failed);
-    Ok(Found { what, failures, controls, settings })
-}
-
-/// Connections that are nobody's in particular get that congestion control.
-fn settings<'a>(system: &'a System, options: &'a AbOptions) -> [(&'static str, &'a str); 1] {
-    let congestion = match system {
-        System::Relay => &options.loopback,
-        System::Kernel(name) => name,
-    };
-    [("net.ipv4.tcp_congestion_control", congestion)]
+    Ok(Found { what, failures, controls, settings, lateness })
 }
 
 /// What a client uploads.

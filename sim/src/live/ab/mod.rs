@@ -28,6 +28,7 @@ pub use report::{
 };
 pub use scene::Controls;
 
+use super::forward::Lateness;
 use super::link::{LiveLinkError, NamespaceError, Shape, check_system};
 use super::pops::PopError;
 use super::progress::Progress;
@@ -138,6 +139,7 @@ fn compare(
             connect: None,
             ping: None,
             beside: None,
+            lateness: Lateness::default(),
         };
         for &what in &options.measures {
             let name = format!("{} % loss, {system}, {what}", shape.loss_pct);
@@ -157,12 +159,21 @@ fn compare(
 impl SystemReport {
     fn take(&mut self, found: Found) {
         self.congestion.add(&found.controls);
+        self.lateness = worse(self.lateness, found.lateness);
         match found.what {
             Measured::Bulk(report) => self.bulk = Some(*report),
             Measured::Connect(report) => self.connect = Some(report),
             Measured::Ping(report) => self.ping = Some(report),
             Measured::Beside(report) => self.beside = Some(report),
         }
+    }
+}
+
+fn worse(one: Lateness, other: Lateness) -> Lateness {
+    Lateness {
+        p50_us: one.p50_us.max(other.p50_us),
+        p99_us: one.p99_us.max(other.p99_us),
+        max_us: one.max_us.max(other.max_us),
     }
 }
 

@@ -76,9 +76,9 @@ pub struct AbArgs {
     /// what counts as the start of the bulk flow in "beside", in seconds (default 5)
     #[argh(option, default = "5.0")]
     pub startup_s: f64,
-    /// congestion control of the relay's own TCP, all on loopback (default cubic)
-    #[argh(option, default = "\"cubic\".to_owned()")]
-    pub loopback: String,
+    /// congestion control of the relay's own TCP, all on loopback (default: the system's)
+    #[argh(option)]
+    pub loopback: Option<String>,
     /// print the table as JSON
     #[argh(switch)]
     pub json: bool,
@@ -224,8 +224,8 @@ pub struct AbOptions {
     pub round_trips: u64,
     /// The start of the bulk flow beside which round trips are made.
     pub startup: Duration,
-    /// Congestion control of the relay's TCP.
-    pub loopback: String,
+    /// Congestion control of the relay's TCP; `None`: the system's default.
+    pub loopback: Option<String>,
 }
 
 impl TryFrom<&AbArgs> for AbOptions {
@@ -252,8 +252,8 @@ impl TryFrom<&AbArgs> for AbOptions {
         in_range("startup-s", args.startup_s, 0.0..=86_400.0)?;
         in_range("connects", args.connects as f64, 1.0..=1e6)?;
         in_range("round-trips", args.round_trips as f64, 1.0..=1e8)?;
-        if !is_name(&args.loopback) {
-            return Err(FlagError::Congestion { found: args.loopback.clone() });
+        if let Some(found) = args.loopback.clone().filter(|name| !is_name(name)) {
+            return Err(FlagError::Congestion { found });
         }
         Ok(Self {
             shapes,
@@ -273,11 +273,12 @@ impl TryFrom<&AbArgs> for AbOptions {
 impl AbOptions {
     /// Those of the kernel that will be asked for.
     pub(super) fn congestion_controls(&self) -> Vec<&str> {
-        let named = self.systems.iter().map(|system| match system {
-            System::Relay => self.loopback.as_str(),
-            System::Kernel(name) => name,
+        let kernel = self.systems.iter().filter_map(|system| match system {
+            System::Relay => None,
+            System::Kernel(name) => Some(name.as_str()),
         });
-        if self.fair { vec![&self.loopback, "cubic", "bbr"] } else { named.collect() }
+        let named = if self.fair { vec!["cubic", "bbr"] } else { kernel.collect() };
+        self.loopback.as_deref().into_iter().chain(named).collect()
     }
 }
 
@@ -295,7 +296,7 @@ mod tests {
         let options = options(&[]).expect("valid");
         assert_eq!(options.systems, [System::Relay, kernel("cubic"), kernel("bbr")]);
         assert_eq!(options.measures, Measure::ALL);
-        assert_eq!(options.congestion_controls(), ["cubic", "cubic", "bbr"]);
+        assert_eq!(options.congestion_controls(), ["cubic", "bbr"]);
         assert_eq!((options.connects, options.round_trips), (200, 1_000));
         assert_eq!(options.shapes.len(), 1);
     }

@@ -8,6 +8,7 @@ use super::clients::Sample;
 use super::options::{Direction, System};
 use super::scene::Controls;
 use crate::link::LinkCounters;
+use crate::live::forward::Lateness;
 use crate::live::link::Shape;
 use crate::live::meter::{DirectionFigures, QueueDelay};
 
@@ -57,6 +58,8 @@ pub struct SystemReport {
     pub ping: Option<Spread>,
     /// Round trips beside a long flow.
     pub beside: Option<BesideReport>,
+    /// How late the link delivered, beyond what it was asked for; the worst of all measurements.
+    pub lateness: Lateness,
 }
 
 fn as_text<S: Serializer>(system: &System, serializer: S) -> Result<S::Ok, S::Error> {
@@ -301,6 +304,10 @@ impl AbReport {
         })?;
         self.rows(f, "  bulk meanwhile (Mbit/s)", &|it| {
             it.beside.map(|it| format!("{:.1}", it.bulk_mbps))
+        })?;
+        self.rows(f, "the link was late, p50 p99 max (us)", &|it| {
+            let Lateness { p50_us, p99_us, max_us } = it.lateness;
+            Some(format!("{p50_us} {p99_us} {max_us}"))
         })
     }
 

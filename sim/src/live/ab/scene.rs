@@ -23,7 +23,7 @@ use crate::seed::Seed;
 /// UDP port of the PoPs' tunnels, in namespaces that nobody else is in.
 const RELAY_PORT: u16 = 4433;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-const LOOK_AT_SOCKETS_EVERY: Duration = Duration::from_millis(200);
+const LOOK_AT_SOCKETS_EVERY: Duration = Duration::from_millis(50);
 /// Nothing moved for so long: nothing will. A kernel's retransmissions are up to two minutes apart.
 const STALLED_AFTER: Duration = Duration::from_secs(150);
 /// Before B's device.
@@ -65,20 +65,20 @@ pub struct Controls {
 
 impl<'l> Scene<'l> {
     /// Starts all but the clients. The origin sends bulk data for `duration`, unless the stage ends
-    /// before.
+    /// before. `loopback` is the congestion control of the relay's TCP, if not the system's.
     pub(super) fn start(
         link: &'l LiveLink,
         system: &System,
-        loopback: &str,
+        loopback: Option<&str>,
         duration: Duration,
         seed: Seed,
         stop: &AtomicBool,
     ) -> Result<Self, AbError> {
         let (at, congestion) = match system {
-            System::Relay => (LOOPBACK, loopback),
-            System::Kernel(congestion) => (ADDRS[1], congestion.as_str()),
+            System::Relay => (LOOPBACK, link.default_congestion(loopback).map_err(AbError::place)?),
+            System::Kernel(congestion) => (ADDRS[1], congestion.clone()),
         };
-        let stage = Arc::new(Stage::with_congestion(congestion));
+        let stage = Arc::new(Stage::with_congestion(&congestion));
         let timelines = Arc::<Timelines>::default();
         let plan =
             BulkPlan { seed: seed.child("bulk"), duration, timelines: Arc::clone(&timelines) };

@@ -47,6 +47,8 @@ const SETTINGS: [(&str, &str); 5] = [
     ("net.ipv4.tcp_wmem", "4096 65536 67108864"),
 ];
 
+const CONGESTION: &str = "net.ipv4.tcp_congestion_control";
+
 /// A live link could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LiveLinkError {
@@ -80,20 +82,20 @@ pub struct LiveLink {
 }
 
 impl LiveLink {
-    /// Makes namespaces and devices and begins to forward. `settings` are keys of `sysctl` and their
-    /// values, beside those that every live link sets.
+    /// Makes namespaces and devices and begins to forward.
     ///
     /// # Errors
     /// [`LiveLinkError`], naming what is missing.
-    pub fn start(shape: &Shape, settings: &[(&str, &str)]) -> Result<Self, LiveLinkError> {
+    pub fn start(shape: &Shape) -> Result<Self, LiveLinkError> {
         let [out, back] = shape.configs();
         let seed = shape.seed().child("link");
         let links =
             [Link::new(&out, seed.child("a to b"))?, Link::new(&back, seed.child("b to a"))?];
         let namespaces = Namespaces::new()?;
         let mut found = Vec::new();
-        for (key, value) in SETTINGS.iter().chain(settings) {
-            found.push(((*key).to_owned(), namespaces.set(key, value)?));
+        for (key, value) in SETTINGS {
+            namespaces.set(key, value)?;
+            found.push((key.to_owned(), namespaces.get(key)?));
         }
         let addrs = ADDRS.map(|addr| format!("{addr}/{PREFIX}"));
         let ends = TunEnds::new(&namespaces, addrs, shape.mtu)?;
@@ -111,6 +113,22 @@ impl LiveLink {
     #[must_use]
     pub fn settings(&self) -> &[(String, String)] {
         &self.settings
+    }
+
+    /// What the default congestion control of TCP in both namespaces is, after `name`, if one is
+    /// given, was made the default.
+    ///
+    /// # Errors
+    /// [`NamespaceError::Default`] if that is not allowed.
+    pub fn default_congestion(&self, name: Option<&str>) -> Result<String, NamespaceError> {
+        if let Some(name) = name {
+            self.namespaces.set(CONGESTION, name)?;
+        }
+        let found = self.namespaces.get(CONGESTION)?;
+        match name {
+            Some(name) if name != found => Err(NamespaceError::Default(name.to_owned())),
+            _ => Ok(found),
+        }
     }
 
     /// Runs `what` on a thread in namespace A (0) or B (1). Sockets that it opens belong there, and

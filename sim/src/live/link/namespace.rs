@@ -49,6 +49,12 @@ pub enum NamespaceError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel lets a namespace have only some as its default.
+    #[error(
+        "{0} cannot be a namespace's default congestion control: choose one of those in \
+         /proc/sys/net/ipv4/tcp_allowed_congestion_control, or add it there"
+    )]
+    Default(String),
     /// A command in a namespace failed.
     #[error("`{command}` failed: {said}")]
     Command {
@@ -150,17 +156,17 @@ impl Namespaces {
         Err(NamespaceError::Command { command, said: in_one_line(&output.stderr) })
     }
 
-    /// Sets a key of `sysctl` in both namespaces; what it is afterwards in the first.
-    pub(in crate::live) fn set(&self, key: &str, value: &str) -> Result<String, NamespaceError> {
-        let path = format!("/proc/sys/{}", key.replace('.', "/"));
-        let mut found = String::new();
-        for which in [1, 0] {
-            found = self.enter(which, || {
-                // What cannot be set shows in what is read.
-                let _ = std::fs::write(&path, value);
-                std::fs::read_to_string(&path).unwrap_or_default()
-            })?;
+    /// Sets a key of `sysctl` in both namespaces. What cannot be set shows in what is read.
+    pub(in crate::live) fn set(&self, key: &str, value: &str) -> Result<(), NamespaceError> {
+        for which in 0..2 {
+            self.enter(which, || drop(std::fs::write(sysctl(key), value)))?;
         }
+        Ok(())
+    }
+
+    /// What a key of `sysctl` is in the first namespace; empty if it is not there.
+    pub(in crate::live) fn get(&self, key: &str) -> Result<String, NamespaceError> {
+        let found = self.enter(0, || std::fs::read_to_string(sysctl(key)).unwrap_or_default())?;
         Ok(found.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
@@ -207,6 +213,11 @@ impl Guardian {
         }
         Err(NamespaceError::Refused(in_one_line(&said)))
     }
+}
+
+/// Its file, which tells each thread of that thread's namespace.
+fn sysctl(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
 }
 
 fn in_one_line(said: &[u8]) -> String {

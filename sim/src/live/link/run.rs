@@ -21,7 +21,7 @@ pub fn run(
     stop: &AtomicBool,
     say: &dyn Fn(&str),
 ) -> Result<LiveLinkReport, LiveLinkError> {
-    let link = LiveLink::start(&options.shape, &[])?;
+    let link = LiveLink::start(&options.shape)?;
     let started = Instant::now();
     say(&introduction(&link, options));
     let checked = if options.check {
