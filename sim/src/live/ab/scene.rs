@@ -26,8 +26,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_AT_SOCKETS_EVERY: Duration = Duration::from_millis(50);
 /// Nothing moved for so long: nothing will. A kernel's retransmissions are up to two minutes apart.
 const STALLED_AFTER: Duration = Duration::from_secs(150);
-/// Before B's device.
-const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A system at work; taken down when dropped.
 pub(super) struct Scene<'l> {
@@ -75,7 +73,9 @@ impl<'l> Scene<'l> {
         stop: &AtomicBool,
     ) -> Result<Self, AbError> {
         let (at, congestion) = match system {
-            System::Relay => (LOOPBACK, link.default_congestion(loopback).map_err(AbError::place)?),
+            System::Relay => {
+                (Ipv4Addr::LOCALHOST, link.default_congestion(loopback).map_err(AbError::place)?)
+            }
             System::Kernel(congestion) => (ADDRS[1], congestion.clone()),
         };
         let stage = Arc::new(Stage::with_congestion(&congestion));
