@@ -2,12 +2,14 @@
 //! and are skipped, with a word, where these are missing.
 #![cfg(all(feature = "live", target_os = "linux"))]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use entrouter_sim::live::link::check_system;
+use argh::FromArgs;
+use entrouter_sim::live::link::{ADDRS, LinkArgs, LinkOptions, LiveLink, check_system};
 use serde_json::Value;
 
 /// Whether there can be live links here; says why not.
@@ -139,6 +141,47 @@ fn programs_in_both_namespaces_see_the_link_and_an_interruption_leaves_nothing()
     assert_eq!(code, Some(0), "{table}{stderr}");
     assert!(table.contains("packets offered") && table.contains("delivered late"), "{table}");
     assert_eq!(namespaces(pid), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn real_tcp_crosses_and_is_marked_where_it_is_capable() {
+    if !possible("real_tcp_crosses_and_is_marked_where_it_is_capable") {
+        return;
+    }
+    let args =
+        LinkArgs::from_args(&["link"], &["--rtt-ms", "20", "--rate-mbps", "5", "--mark-ms", "5"]);
+    let options = LinkOptions::try_from(&args.expect("flags")).expect("valid flags");
+    let link = LiveLink::start(&options.shape).expect("a link");
+    for which in 0..2 {
+        let set = || std::fs::write("/proc/sys/net/ipv4/tcp_ecn", "1");
+        link.enter(which, set).expect("entered").expect("set");
+    }
+    let listener = link.enter(1, || TcpListener::bind((ADDRS[1], 0))).expect("entered");
+    let listener = listener.expect("a listener");
+    let addr = listener.local_addr().expect("an address");
+    let server = std::thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().expect("a client");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("data");
+        (peer.ip(), got)
+    });
+    let start = Instant::now();
+    let client = link.enter(0, || TcpStream::connect(addr)).expect("entered");
+    let mut client = client.expect("connected");
+    assert!(start.elapsed() >= options.shape.rtt());
+    let data: Vec<u8> = (0..1_000_000u32).map(|n| (n % 251) as u8).collect();
+    client.write_all(&data).expect("sent");
+    drop(client);
+    let (peer, got) = server.join().expect("no panic");
+    assert!(peer == ADDRS[0] && got == data);
+    // A megabyte takes 1.6 s at 5 Mbit/s.
+    assert!(start.elapsed() >= Duration::from_millis(1_500));
+    let stats = link.stats();
+    assert!(stats.a_to_b.marked > 0 && stats.b_to_a.marked == 0, "{stats:?}");
+    assert!(stats.a_to_b.offered_bytes > 1_000_000 && stats.send_errors == 0, "{stats:?}");
+    let names = link.names().clone();
+    link.stop().expect("a clean end");
+    assert!(!names.iter().any(|name| Path::new("/var/run/netns").join(name).exists()));
 }
 
 #[test]

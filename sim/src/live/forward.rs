@@ -236,7 +236,7 @@ impl<E: Ends> Forwarder<E> {
                 self.receive(from, &mut shared, &mut buf)?;
             }
             let early = if shared.is_light() { WAKE_UP } else { Duration::ZERO };
-            self.await_due(&shared, early);
+            self.await_due(&mut shared, early, &mut buf)?;
             self.deliver(&mut shared);
             let next = shared.next_delivery();
             drop(shared);
@@ -245,11 +245,22 @@ impl<E: Ends> Forwarder<E> {
         }
     }
 
-    /// Spins for up to `early` if something is due within that time.
-    fn await_due(&self, shared: &Shared<E::Packet>, early: Duration) {
-        let Some(due) = shared.next_delivery() else { return };
-        while due > self.now() && due.since(self.now()) <= early {
-            std::hint::spin_loop();
+    /// Spins for up to `early` if something is due within that time. Who comes meanwhile does not wait.
+    fn await_due(
+        &self,
+        shared: &mut Shared<E::Packet>,
+        early: Duration,
+        buf: &mut [u8],
+    ) -> io::Result<()> {
+        let until = self.now() + early;
+        loop {
+            let (now, due) = (self.now(), shared.next_delivery());
+            if now >= until || due.is_none_or(|due| due <= now || due > until) {
+                return Ok(());
+            }
+            for from in 0..2 {
+                self.receive(from, shared, buf)?;
+            }
         }
     }
 

@@ -16,8 +16,8 @@ const NAMES: &str = "/var/run/netns";
 const TUN: &str = "/dev/net/tun";
 
 /// Makes both namespaces, waits until its stdin ends, and removes them. Signals meant for everybody
-/// (Ctrl-C) do not end it before that.
-const GUARDIAN: &str = "trap '' INT TERM HUP\n\
+/// (Ctrl-C) do not end it before that, nor does our end.
+const GUARDIAN: &str = "trap '' INT TERM HUP PIPE\n\
     ip netns add \"$1\" && ip netns add \"$2\" && echo made\n\
     read -r _\n\
     ip netns del \"$1\" 2>/dev/null\n\
