@@ -38,11 +38,20 @@ const PIECE: usize = 64 << 10;
 /// What one measurement found.
 pub(super) struct Found {
     pub(super) what: Measured,
-    pub(super) failures: Vec<String>,
+    pub(super) remarks: Remarks,
     pub(super) controls: Controls,
     pub(super) settings: Vec<(String, String)>,
     /// How well the link kept its time.
     pub(super) lateness: Lateness,
+}
+
+/// What is to be said beside the figures, one line each.
+#[derive(Debug, Default)]
+pub(super) struct Remarks {
+    /// What went wrong.
+    pub(super) failures: Vec<String>,
+    /// What is less than was asked for.
+    pub(super) notes: Vec<String>,
 }
 
 pub(super) enum Measured {
@@ -67,25 +76,28 @@ pub(super) fn measure(
     };
     let seed = shape.seed().child("data");
     let mut scene = Scene::start(&link, system, options.loopback.as_deref(), duration, seed, stop)?;
-    let mut failures = Vec::new();
+    let mut remarks = Remarks::default();
     let what = match what {
         Measure::Bulk => {
-            let (report, failure) = bulk(&link, &mut scene, options, stop)?;
-            failures.extend(failure);
+            let report = bulk(&link, &mut scene, options, stop, &mut remarks)?;
             Measured::Bulk(Box::new(report))
         }
-        Measure::Connect => Measured::Connect(ask(&mut scene, shape, options, stop, true)?),
-        Measure::Ping => Measured::Ping(ask(&mut scene, shape, options, stop, false)?),
+        Measure::Connect => {
+            let times = options.connects;
+            Measured::Connect(ask(&mut scene, shape, times, true, stop, &mut remarks)?)
+        }
+        Measure::Ping => {
+            let times = options.round_trips;
+            Measured::Ping(ask(&mut scene, shape, times, false, stop, &mut remarks)?)
+        }
         Measure::Beside => {
-            let (report, failure) = beside(&mut scene, shape, options, stop)?;
-            failures.extend(failure);
-            Measured::Beside(report)
+            Measured::Beside(beside(&mut scene, shape, options, stop, &mut remarks)?)
         }
     };
     let (settings, lateness) = (link.settings().to_vec(), link.stats().lateness);
     let (failed, controls) = scene.finish();
-    failures.extend(failed);
-    Ok(Found { what, failures, controls, settings, lateness })
+    remarks.failures.extend(failed);
+    Ok(Found { what, remarks, controls, settings, lateness })
 }
 
 /// What a client uploads.
@@ -115,7 +127,8 @@ fn bulk(
     scene: &mut Scene<'_>,
     options: &AbOptions,
     stop: &AtomicBool,
-) -> Result<(BulkReport, Option<String>), AbError> {
+    remarks: &mut Remarks,
+) -> Result<BulkReport, AbError> {
     let (before, start) = (link.stats(), Instant::now());
     let client = start_bulk(scene, options.direction, options.duration)?;
     let half = start + options.duration / 2;
@@ -139,8 +152,16 @@ fn bulk(
     };
     scene.close();
     let data = data_report(scene, options.direction, end == End::Finished);
-    let failure = data.failure();
-    Ok((bulk_report(scene, options, data, counters, figures), failure))
+    remarks.failures.extend(data.failure());
+    if !data.complete {
+        remarks.notes.push(format!(
+            "{} of {} bytes sent had arrived {} s after the last; the others are not compared",
+            data.received,
+            data.sent,
+            DRAIN.as_secs()
+        ));
+    }
+    Ok(bulk_report(scene, options, data, counters, figures))
 }
 
 pub(super) fn timeline<'s>(scene: &'s Scene<'_>, direction: Direction) -> &'s Timeline {
@@ -273,21 +294,27 @@ fn start_asking(
 fn ask(
     scene: &mut Scene<'_>,
     shape: &Shape,
-    options: &AbOptions,
-    stop: &AtomicBool,
+    times: u64,
     connects: bool,
+    stop: &AtomicBool,
+    remarks: &mut Remarks,
 ) -> Result<Spread, AbError> {
-    let times = if connects { options.connects } else { options.round_trips };
     let now = Instant::now();
     let asking = Arc::new(Asking::new(scene.edges.ping, scene.seed, times, now));
     let clients = start_asking(scene, &asking, shape, connects)?;
     let rounds = u32::try_from(times.div_ceil(ASKING)).unwrap_or(u32::MAX);
     let patience = shape.rtt().saturating_mul(rounds).saturating_mul(PATIENCE);
     let until = now + patience.min(Duration::from_secs(86_400)) + Duration::from_secs(60);
-    match scene.watch(clients, until, stop, &mut |_| {}) {
-        End::Interrupted => Err(AbError::Interrupted),
-        End::Cut | End::Finished => Ok(Spread::of(asking.samples())),
+    if scene.watch(clients, until, stop, &mut |_| {}) == End::Interrupted {
+        return Err(AbError::Interrupted);
     }
+    let spread = Spread::of(asking.samples());
+    remarks.notes.extend(too_few(spread.count, times, until - now));
+    Ok(spread)
+}
+
+fn too_few(count: u64, times: u64, time: Duration) -> Option<String> {
+    (count < times).then(|| format!("only {count} of {times} in {:.0} s", time.as_secs_f64()))
 }
 
 fn beside(
@@ -295,7 +322,8 @@ fn beside(
     shape: &Shape,
     options: &AbOptions,
     stop: &AtomicBool,
-) -> Result<(BesideReport, Option<String>), AbError> {
+    remarks: &mut Remarks,
+) -> Result<BesideReport, AbError> {
     let start = Instant::now();
     let settled = start + options.startup;
     let longest = start + options.startup + options.duration * BESIDE_FACTOR;
@@ -326,14 +354,15 @@ fn beside(
         return Err(AbError::Interrupted);
     }
     scene.close();
-    let failure = data_report(scene, options.direction, false).failure();
+    remarks.failures.extend(data_report(scene, options.direction, false).failure());
     let (start_up, rest): (Vec<Sample>, Vec<Sample>) =
         asking.samples().into_iter().partition(|sample| sample.asked < settled);
     let timeline = timeline(scene, options.direction);
-    let report = BesideReport {
+    let settled = Spread::of(rest);
+    remarks.notes.extend(too_few(settled.count, options.round_trips, ended - start));
+    Ok(BesideReport {
         start_up: Spread::of(start_up),
-        settled: Spread::of(rest),
+        settled,
         bulk_mbps: goodput(timeline, options.startup, (ended - start).max(options.startup)),
-    };
-    Ok((report, failure))
+    })
 }

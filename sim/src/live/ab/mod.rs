@@ -92,6 +92,7 @@ pub fn run(
         exact: true,
         interrupted: false,
         failures: Vec::new(),
+        notes: Vec::new(),
         direction: options.direction,
         seconds: options.duration.as_secs_f64(),
         settings: Vec::new(),
@@ -145,7 +146,9 @@ fn compare(
             let name = format!("{} % loss, {system}, {what}", shape.loss_pct);
             progress.say(&name);
             let one = measure(what, system, shape, options, stop)?;
-            report.failures.extend(one.failures.iter().map(|it| format!("{name}: {it}")));
+            let named = |it: &String| format!("{name}: {it}");
+            report.failures.extend(one.remarks.failures.iter().map(named));
+            report.notes.extend(one.remarks.notes.iter().map(named));
             report.settings = one.settings.clone();
             found.take(one);
         }

@@ -21,6 +21,8 @@ pub struct AbReport {
     pub interrupted: bool,
     /// What went wrong, one line each.
     pub failures: Vec<String>,
+    /// What is less than was asked for, one line each; no failure.
+    pub notes: Vec<String>,
     /// Which way bulk data went.
     pub direction: Direction,
     /// How long it was sent.
@@ -201,7 +203,7 @@ const CELL: usize = 20;
 impl fmt::Display for AbReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(case) = self.cases.first() {
-            writeln!(f, "link: {}", case.link)?;
+            writeln!(f, "link: {}", case.link.but_loss())?;
             let way = match self.direction {
                 Direction::Down => "origin to client",
                 Direction::Up => "client to origin",
@@ -215,11 +217,14 @@ impl fmt::Display for AbReport {
         self.fmt_systems(f)?;
         for case in &self.cases {
             if let Some(fair) = &case.fair {
-                writeln!(f, "\n{} % loss, all at once:", case.link.loss_pct)?;
+                writeln!(f, "\n{} loss, all at once:", loss(&case.link))?;
                 write!(f, "{fair}")?;
             }
         }
         writeln!(f)?;
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
         for failure in &self.failures {
             writeln!(f, "FAILED: {failure}")?;
         }
@@ -324,7 +329,7 @@ impl AbReport {
             if cells.iter().all(Option::is_none) {
                 continue;
             }
-            write!(f, "{name:<WHAT$}{:>LOSS$}", format!("{} %", case.link.loss_pct))?;
+            write!(f, "{name:<WHAT$}{:>LOSS$}", loss(&case.link))?;
             for cell in cells {
                 write!(f, "{:>CELL$}", cell.unwrap_or_default())?;
             }
@@ -333,6 +338,12 @@ impl AbReport {
         }
         Ok(())
     }
+}
+
+/// In both directions, or towards the origin and back.
+fn loss(link: &Shape) -> String {
+    let (out, back) = (link.loss_pct, link.loss_back_pct);
+    if out == back { format!("{out} %") } else { format!("{out}/{back} %") }
 }
 
 impl QueueDelay {

@@ -1,6 +1,6 @@
 //! The flags that describe a live link, and the flags of `entrouter-sim link`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use argh::FromArgs;
@@ -198,23 +198,35 @@ impl Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ms RTT, {} Mbit/s, ", self.rtt_ms, self.rate_mbps)?;
-        if self.loss_pct == self.loss_back_pct {
-            write!(f, "{} % loss each way", self.loss_pct)?;
+        let (out, back) = (self.loss_pct, self.loss_back_pct);
+        if out == back {
+            write!(f, "{out} % loss each way, ")?;
         } else {
-            write!(f, "{} % loss A to B, {} % B to A", self.loss_pct, self.loss_back_pct)?;
+            write!(f, "{out} % loss A to B, {back} % B to A, ")?;
         }
-        if self.burst > 1.0 {
-            write!(f, " (mean burst {})", self.burst)?;
-        }
-        write!(f, ", queue {} ms", self.queue_ms)?;
+        f.write_str(&self.but_loss())
+    }
+}
+
+impl Shape {
+    /// Everything else, for people.
+    pub(in crate::live) fn but_loss(&self) -> String {
+        let mut text = format!(
+            "{} ms RTT, {} Mbit/s, queue {} ms",
+            self.rtt_ms, self.rate_mbps, self.queue_ms
+        );
+        // Writing to a String cannot fail.
         if let Some(mark_ms) = self.mark_ms {
-            write!(f, " (marks above {mark_ms} ms)")?;
+            let _ = write!(text, " (marks above {mark_ms} ms)");
         }
         if self.jitter_ms > 0.0 {
-            write!(f, ", jitter \u{b1} {} ms", self.jitter_ms)?;
+            let _ = write!(text, ", jitter \u{b1} {} ms", self.jitter_ms);
         }
-        write!(f, ", MTU {}, seed {}", self.mtu, self.seed)
+        if self.burst > 1.0 {
+            let _ = write!(text, ", mean burst of losses {}", self.burst);
+        }
+        let _ = write!(text, ", MTU {}, seed {}", self.mtu, self.seed);
+        text
     }
 }
 
