@@ -16,7 +16,8 @@
 //! - [`seed`] and [`time`]: what everything simulated shares.
 //! - `quic` (feature `compare`, on by default): what a user would do without a relay.
 //! - `live` (feature `live`, on by default): an origin, two PoPs on real loopback sockets, and a
-//!   simulated link between them in real time.
+//!   simulated link between them in real time; on Linux the same link between two network namespaces,
+//!   for real kernels' TCP.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

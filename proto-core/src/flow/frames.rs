@@ -104,7 +104,9 @@ impl Flows {
             return self.reset(now, idx, ResetCode::ConnectionReset, 0);
         };
         let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
-        let growth = flow.rx.wanted_growth(now, rtt, flow.cap);
+        // What is left by then is enough for all to begin, whoever grows first.
+        let scarce = self.reserved > Use::Growth.limit(self.cap) / 2;
+        let growth = flow.rx.wanted_growth(now, rtt, flow.cap, scarce);
         if growth > 0 && self.reserved + growth <= Use::Growth.limit(self.cap) {
             flow.rx.grow(growth);
         }

@@ -240,7 +240,14 @@ impl ReceiveHalf {
     }
 
     /// How much the window should grow, by what arrived in the last round trip; at most to `cap`.
-    pub(crate) fn wanted_growth(&mut self, now: Instant, rtt: Duration, cap: u64) -> u64 {
+    /// Where memory is `scarce`, not before that is over.
+    pub(crate) fn wanted_growth(
+        &mut self,
+        now: Instant,
+        rtt: Duration,
+        cap: u64,
+        scarce: bool,
+    ) -> u64 {
         let Some(began) = self.round_began else { return 0 };
         let round = rtt.max(MIN_ROUND);
         let elapsed = now.saturating_duration_since(began);
@@ -251,6 +258,8 @@ impl ReceiveHalf {
             in_round *= round.as_secs_f64() / elapsed.as_secs_f64();
             self.round_began = Some(now);
             self.round_bytes = 0;
+        } else if scarce {
+            return 0;
         }
         let wanted = (WINDOW_ROUNDS * in_round) as u64;
         wanted.min(cap).saturating_sub(self.window)
@@ -384,11 +393,12 @@ mod tests {
         let rtt = Duration::from_millis(100);
         let mut half = ReceiveHalf::new();
         half.receive(now, 0, &vec![0; 20_000], false).expect("within the credit");
-        let growth = half.wanted_growth(now, rtt, u64::MAX);
+        assert_eq!(half.wanted_growth(now, rtt, u64::MAX, true), 0);
+        let growth = half.wanted_growth(now, rtt, u64::MAX, false);
         assert_eq!(half.window() + growth, 160_000, "at once");
         half.receive(now, 20_000, &vec![0; 40_000], false).expect("within the credit");
         now += rtt * 2;
-        let growth = half.wanted_growth(now, rtt, u64::MAX);
+        let growth = half.wanted_growth(now, rtt, u64::MAX, false);
         assert_eq!(half.window() + growth, 240_000, "and by the rate, not by the sum");
     }
 }

@@ -52,6 +52,7 @@ fn every_table_is_shown_and_within_its_bound_while_everything_is_busy() {
         "flows_waiting",
         "handshake_packets",
         "lane_pieces",
+        "lane_repairs",
         "mtu_answers",
         "pongs",
         "tunnel_events",

@@ -110,7 +110,7 @@ fn a_black_hole_in_mid_transfer_is_survived_within_two_seconds() {
     {
         let mut world = World::new(seed, on(before, loss));
         let (mut fell, mut gap, mut had) = (None, Duration::ZERO, (0, world.now));
-        echo(&mut world, 6_000_000, secs(120), |world| {
+        echo(&mut world, 16_000_000, secs(120), |world| {
             let got = world.conns[0].values().map(|c| c.incoming.len()).sum();
             if got > had.0 {
                 had = (got, world.now);

@@ -346,7 +346,7 @@ impl SendLane {
         symbol.losses = symbol.losses.saturating_add(1);
         symbol.queued = true;
         let stubborn = symbol.losses >= STUBBORN && symbol.content.len() > BASE_SYMBOL;
-        let copies = (symbol.losses + extra).min(MAX_COPIES);
+        let copies = symbol.losses.saturating_add(extra).min(MAX_COPIES);
         self.repairs.push_back(Repair { ssn, copies });
         self.stubborn |= stubborn;
     }
@@ -366,7 +366,8 @@ impl SendLane {
             symbol.queued = true;
             symbol.probes = symbol.probes.saturating_add(1);
             // One is enough to hear of the path; where somebody waits, the next timeout is far.
-            let copies = if extra > 0 { (symbol.probes + extra).min(MAX_COPIES) } else { 1 };
+            let copies = if extra > 0 { symbol.probes.saturating_add(extra) } else { 1 };
+            let copies = copies.min(MAX_COPIES);
             self.repairs.push_front(Repair { ssn, copies });
         }
         true

@@ -1,11 +1,15 @@
 //! The command line: what can be asked for, and how it is answered.
 
+#[cfg(all(feature = "live", target_os = "linux"))]
+mod ab;
 mod chaos;
 #[cfg(feature = "compare")]
 mod compare;
 #[cfg(feature = "live")]
 mod demo;
 mod diff;
+#[cfg(all(feature = "live", target_os = "linux"))]
+mod link;
 mod list;
 mod report;
 mod run;
@@ -47,6 +51,10 @@ enum Command {
     Diff(diff::Args),
     #[cfg(feature = "live")]
     Demo(crate::live::DemoArgs),
+    #[cfg(all(feature = "live", target_os = "linux"))]
+    Link(crate::live::link::LinkArgs),
+    #[cfg(all(feature = "live", target_os = "linux"))]
+    Ab(crate::live::ab::AbArgs),
 }
 
 /// Does what the arguments (without the program's name) ask for. Exit codes: 0 all is well, 1 it is
@@ -76,6 +84,10 @@ pub fn main(args: &[&str]) -> ExitCode {
         Command::Diff(args) => diff::diff(&args),
         #[cfg(feature = "live")]
         Command::Demo(args) => demo::demo(&args),
+        #[cfg(all(feature = "live", target_os = "linux"))]
+        Command::Link(args) => link::link(&args),
+        #[cfg(all(feature = "live", target_os = "linux"))]
+        Command::Ab(args) => ab::ab(&args),
     }
 }
 

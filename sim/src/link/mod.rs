@@ -339,6 +339,7 @@ impl<P: Datagram> Link<P> {
     }
 }
 
+/// Of an IP packet, in bytes, as links count it.
 pub(crate) fn wire_size(datagram: &impl Datagram) -> usize {
     datagram.payload().len() + IP_UDP_OVERHEAD
 }

@@ -64,7 +64,7 @@ pub(super) fn receive(
 ) -> io::Result<[u8; 32]> {
     let mut chunk = vec![0; CHUNK];
     let mut tally = Tally::default();
-    timeline.start();
+    timeline.start_once();
     loop {
         let length = connection.read(&mut chunk)?;
         if length == 0 {
@@ -97,9 +97,18 @@ struct Marks {
 }
 
 impl Timeline {
-    fn start(&self) {
+    /// Begins, if that was not done before.
+    pub(super) fn start_once(&self) {
         let start = Instant::now();
-        *self.lock() = Some(Marks { start, marks: vec![(Duration::ZERO, 0)] });
+        self.lock().get_or_insert_with(|| Marks { start, marks: vec![(Duration::ZERO, 0)] });
+    }
+
+    /// Bytes that had come so long after the start.
+    pub(super) fn bytes_after(&self, time: Duration) -> u64 {
+        self.lock().as_ref().map_or(0, |marks| {
+            let after = marks.marks.partition_point(|&(at, _)| at <= time);
+            after.checked_sub(1).map_or(0, |last| marks.marks[last].1)
+        })
     }
 
     fn add(&self, bytes: u64) {

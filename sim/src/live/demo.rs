@@ -1,6 +1,7 @@
 //! Puts the pieces together, waits, and takes them down again.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use super::bulk::Timelines;
 use super::ledger::Way;
 use super::options::DemoOptions;
 use super::origin::{BulkPlan, Origin};
-use super::pops::{BoundPops, PopError, Pops};
+use super::pops::{BoundPops, Places, PopError, Pops};
 use super::progress::{Progress, Snapshot};
 use super::proxy::{BoundProxy, Proxy, ProxyError};
 use super::report::{BulkReports, LinkReport, Report, RoundTrips};
@@ -72,21 +73,24 @@ pub fn run(
         duration: options.duration,
         timelines: Arc::clone(&timelines),
     };
-    let origin = Origin::start(&stage, &plan).map_err(DemoError::Origin)?;
+    let origin = Origin::start(&stage, Ipv4Addr::LOCALHOST, &plan).map_err(DemoError::Origin)?;
     let origin_addrs = Edges { ping: origin.ping_addr, bulk: origin.bulk_addr };
     let curtain = Curtain(Arc::clone(&stage), Some(origin));
 
     let link = options.link();
     let proxy = BoundProxy::bind(&link, &link, options.seed.child("link"))?;
-    let pops = BoundPops::bind(
-        proxy.addr_facing_a(),
-        proxy.addr_facing_b(),
-        origin_addrs,
-        options.seed.child("pops"),
-    )?;
+    let places = Places {
+        relay: [(Ipv4Addr::LOCALHOST, 0).into(); 2],
+        peer: [proxy.addr_facing_a(), proxy.addr_facing_b()],
+        enter: &|_, what| {
+            what();
+            Ok(())
+        },
+    };
+    let pops = BoundPops::bind(&places, origin_addrs, options.seed.child("pops"))?;
     let (a, b) = pops.relay_addrs();
     let proxy = proxy.start(a, b)?;
-    let pops = pops.start()?;
+    let pops = pops.start(&places)?;
     progress.say("two PoPs started; waiting for the tunnel between them");
     pops.wait_until_up(stop).inspect_err(|_| progress.clear())?;
 
@@ -188,7 +192,7 @@ mod tests {
             duration: options.duration,
             timelines: Arc::clone(&timelines),
         };
-        let origin = Origin::start(&stage, &plan).expect("an origin");
+        let origin = Origin::start(&stage, Ipv4Addr::LOCALHOST, &plan).expect("an origin");
         let edges = Edges { ping: origin.ping_addr, bulk: origin.bulk_addr };
         let curtain = Curtain(Arc::clone(&stage), Some(origin));
         let workload = Workload::start(&stage, edges, &options, &timelines).expect("clients");

@@ -1,26 +1,32 @@
 //! Counts of microseconds, for percentiles in constant memory.
 
-/// Buckets of 10 µs up to 20 ms.
-const WIDTH: u64 = 10;
-const BUCKETS: usize = 2_000;
+/// Steps of 10 µs up to 20 ms, unless others are asked for.
+const STEP: u64 = 10;
+const STEPS: usize = 2_000;
 
-/// A histogram of durations in microseconds; what is above 20 ms is known only by the maximum.
+/// A histogram of durations in microseconds; what is above its last step is known only by the
+/// maximum.
 #[derive(Debug)]
 pub(super) struct Histogram {
-    buckets: Box<[u64; BUCKETS]>,
+    step: u64,
+    buckets: Box<[u64]>,
     count: u64,
     max: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: Box::new([0; BUCKETS]), count: 0, max: 0 }
+        Self::with_steps(STEP, STEPS)
     }
 }
 
 impl Histogram {
+    pub(super) fn with_steps(step: u64, steps: usize) -> Self {
+        Self { step, buckets: vec![0; steps].into(), count: 0, max: 0 }
+    }
+
     pub(super) fn record(&mut self, micros: u64) {
-        let bucket = usize::try_from(micros / WIDTH).unwrap_or(usize::MAX);
+        let bucket = usize::try_from(micros / self.step).unwrap_or(usize::MAX);
         if let Some(bucket) = self.buckets.get_mut(bucket) {
             *bucket += 1;
         }
@@ -28,14 +34,13 @@ impl Histogram {
         self.max = self.max.max(micros);
     }
 
-    /// The upper edge of the bucket in which `percent` of all are reached, at most the maximum.
     pub(super) fn percentile(&self, percent: f64) -> u64 {
         let rank = (self.count as f64 * percent / 100.0).ceil() as u64;
         let mut seen = 0;
         for (edge, &count) in (1..).zip(self.buckets.iter()) {
             seen += count;
             if seen >= rank {
-                return (edge * WIDTH).min(self.max);
+                return (edge * self.step).min(self.max);
             }
         }
         self.max

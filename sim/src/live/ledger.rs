@@ -54,6 +54,12 @@ impl Ledger {
         entries.insert((way, side, connection), (tally.bytes, tally.digest()));
     }
 
+    /// Bytes and their SHA-256 that one end of a connection saw; `None` while it lasts.
+    pub(super) fn entry(&self, way: Way, side: Side, connection: u64) -> Option<(u64, [u8; 32])> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(&(way, side, connection)).copied()
+    }
+
     /// Both ends of a direction, over all connections.
     pub(super) fn sum(&self, way: Way) -> BytesReport {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -137,6 +137,15 @@ pub enum FlagError {
     /// Nothing would be sent.
     #[error("--bulk off --ping off: nothing would be sent; switch one of them on")]
     NothingToDo,
+    /// Two lengths of one queue.
+    #[error("--queue-ms, --queue-bdp: give one of them")]
+    QueueTwice,
+    /// No name of a congestion control.
+    #[error("--loopback {found:?}: give the name of a congestion control")]
+    Congestion {
+        /// What was given.
+        found: String,
+    },
     /// Loss and bursts do not fit together.
     #[error("--loss-pct, --burst: {0}")]
     Link(#[from] LinkConfigError),
@@ -225,7 +234,11 @@ impl DemoOptions {
     }
 }
 
-fn in_range(flag: &'static str, found: f64, range: RangeInclusive<f64>) -> Result<(), FlagError> {
+pub(super) fn in_range(
+    flag: &'static str,
+    found: f64,
+    range: RangeInclusive<f64>,
+) -> Result<(), FlagError> {
     if range.contains(&found) {
         Ok(())
     } else {

@@ -1,7 +1,7 @@
 //! The origin: an echo of 64-byte messages, a source and a sink of bulk data, on plain TCP.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(super) struct BulkPlan {
     pub(super) timelines: Arc<Timelines>,
 }
 
-/// Listens on two ports of 127.0.0.1 until [`Stage::close`].
+/// Listens on two ports of one address until [`Stage::close`].
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) ping_addr: SocketAddr,
@@ -31,11 +31,12 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn start(stage: &Arc<Stage>, plan: &BulkPlan) -> io::Result<Self> {
-        let (ping_addr, ping) = listen(stage, "ping", |_, connection| echo(connection))?;
+    pub(super) fn start(stage: &Arc<Stage>, at: Ipv4Addr, plan: &BulkPlan) -> io::Result<Self> {
+        let (ping_addr, ping) = listen(stage, at, "ping", |_, connection| echo(connection))?;
         let plan = plan.clone();
-        let (bulk_addr, bulk) =
-            listen(stage, "bulk", move |stage, connection| serve_bulk(stage, connection, &plan))?;
+        let (bulk_addr, bulk) = listen(stage, at, "bulk", move |stage, connection| {
+            serve_bulk(stage, connection, &plan)
+        })?;
         Ok(Self { ping_addr, bulk_addr, accepting: [ping, bulk] })
     }
 
@@ -51,12 +52,12 @@ impl Origin {
 /// One thread accepts, and starts one for each connection.
 fn listen(
     stage: &Arc<Stage>,
+    at: Ipv4Addr,
     what: &'static str,
     serve: impl Fn(&Stage, &mut Connection) -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = stage.listen((at, 0).into())?;
     let addr = listener.local_addr()?;
-    stage.watch_listener(&listener)?;
     let stage = Arc::clone(stage);
     let thread = std::thread::Builder::new().name(format!("origin {what}")).spawn(move || {
         std::thread::scope(|scope| {

@@ -57,6 +57,14 @@ pub enum PopError {
         /// Why.
         source: std::io::Error,
     },
+    /// A PoP's place cannot be entered.
+    #[error("cannot start {pop} in its place: {source}")]
+    Place {
+        /// Which PoP.
+        pop: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A shell ended by itself.
     #[error("{pop} ended by itself")]
     Ended {
@@ -79,6 +87,35 @@ pub enum PopError {
     Interrupted,
 }
 
+const NAMES: [&str; 2] = ["pop-a", "pop-b"];
+
+/// Where PoP A, which serves clients, and PoP B, which dials the origin, are put.
+pub(super) struct Places<'a> {
+    /// What each binds its tunnel to.
+    pub(super) relay: [SocketAddr; 2],
+    /// Where each believes the other.
+    pub(super) peer: [SocketAddr; 2],
+    /// Runs something where PoP 0 or 1 is to be; threads that it starts are there, too.
+    pub(super) enter: Enter<'a>,
+}
+
+pub(super) type Enter<'a> =
+    &'a dyn Fn(usize, &mut (dyn FnMut() + Send)) -> Result<(), std::io::Error>;
+
+impl Places<'_> {
+    fn at<T: Send>(
+        &self,
+        which: usize,
+        what: impl FnOnce() -> Result<T, PopError> + Send,
+    ) -> Result<T, PopError> {
+        let pop = NAMES[which];
+        let (mut what, mut result) = (Some(what), None);
+        (self.enter)(which, &mut || result = what.take().map(|what| what()))
+            .map_err(|source| PopError::Place { pop, source })?;
+        result.unwrap_or(Err(PopError::Ended { pop }))
+    }
+}
+
 /// Both PoPs, bound.
 #[derive(Debug)]
 pub(super) struct BoundPops {
@@ -87,16 +124,10 @@ pub(super) struct BoundPops {
 }
 
 impl BoundPops {
-    /// Binds PoP A, which serves clients and believes PoP B at `b_addr`, and PoP B, which dials the
-    /// origin and believes PoP A at `a_addr`.
-    pub(super) fn bind(
-        b_addr: SocketAddr,
-        a_addr: SocketAddr,
-        origin: Edges,
-        seed: Seed,
-    ) -> Result<Self, PopError> {
+    /// Binds both: A serves clients on loopback, B dials the origin.
+    pub(super) fn bind(places: &Places<'_>, origin: Edges, seed: Seed) -> Result<Self, PopError> {
         let key = BASE64.encode(seed.bytes("shared key"));
-        let mut client_side = config("pop-a", "pop-b", b_addr, &key);
+        let mut client_side = config(places, 0, &key);
         for service in ["ping", "bulk"] {
             let _ = write!(
                 client_side,
@@ -104,16 +135,19 @@ impl BoundPops {
                  service = \"{service}\"\n"
             );
         }
-        let mut origin_side = config("pop-b", "pop-a", a_addr, &key);
+        let mut origin_side = config(places, 1, &key);
         let _ = write!(
             origin_side,
             "[origins]\nping = \"{}\"\nbulk = \"{}\"\n",
             origin.ping, origin.bulk
         );
-        let bound = Self { a: bind("pop-a", &client_side)?, b: bind("pop-b", &origin_side)? };
+        let bound = Self {
+            a: places.at(0, || bind(NAMES[0], &client_side))?,
+            b: places.at(1, || bind(NAMES[1], &origin_side))?,
+        };
         let found = bound.a.tcp_addrs().len();
         if found != 2 {
-            return Err(PopError::Listeners { pop: "pop-a", found, wanted: 2 });
+            return Err(PopError::Listeners { pop: NAMES[0], found, wanted: 2 });
         }
         Ok(bound)
     }
@@ -124,17 +158,24 @@ impl BoundPops {
     }
 
     /// Lets both run.
-    pub(super) fn start(self) -> Result<Pops, PopError> {
+    pub(super) fn start(self, places: &Places<'_>) -> Result<Pops, PopError> {
         let tcp = self.a.tcp_addrs();
         let edges = Edges { ping: tcp[0], bulk: tcp[1] };
-        Ok(Pops { edges, a: Pop::start("pop-a", self.a)?, b: Pop::start("pop-b", self.b)? })
+        let Self { a, b } = self;
+        Ok(Pops {
+            edges,
+            a: places.at(0, || Pop::start(NAMES[0], a))?,
+            b: places.at(1, || Pop::start(NAMES[1], b))?,
+        })
     }
 }
 
-fn config(name: &str, peer: &str, peer_addr: SocketAddr, key: &str) -> String {
+fn config(places: &Places<'_>, which: usize, key: &str) -> String {
+    let (name, peer) = (NAMES[which], NAMES[1 - which]);
+    let (relay_addr, peer_addr) = (places.relay[which], places.peer[which]);
     format!(
         "node_id = \"{name}\"\nregion = \"demo\"\n\
-         [listen]\nrelay_addr = \"127.0.0.1:0\"\n\
+         [listen]\nrelay_addr = \"{relay_addr}\"\n\
          [[peers]]\nnode_id = \"{peer}\"\nregion = \"demo\"\naddr = \"{peer_addr}\"\n\
          shared_key = \"{key}\"\n"
     )

@@ -7,9 +7,9 @@ use entrouter_proto::status::TunnelCounters;
 use serde::Serialize;
 
 use super::bulk::BulkReport;
+use super::forward::{Lateness, LiveStats};
 use super::ledger::BytesReport;
 use super::options::DemoOptions;
-use super::proxy::{Lateness, ProxyStats};
 use crate::link::LinkCounters;
 
 /// Later than that at the 99th percentile, and the measured latencies are this machine's, too.
@@ -151,7 +151,7 @@ pub struct RepairReport {
 
 impl LinkReport {
     pub(super) fn new(
-        stats: &ProxyStats,
+        stats: &LiveStats,
         a: Option<TunnelCounters>,
         b: Option<TunnelCounters>,
     ) -> Self {
@@ -239,7 +239,7 @@ impl Report {
 }
 
 /// Digits in groups of three.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (nth, digit) in digits.chars().enumerate() {
@@ -369,7 +369,7 @@ mod tests {
             sha256_received: received.repeat(32),
         };
         let samples: Vec<u64> = (1..=1_000).map(|n| n * 1_000).collect();
-        let mut stats = ProxyStats::default();
+        let mut stats = LiveStats::default();
         stats.a_to_b.offered_bytes = 2_469_134;
         let counters = TunnelCounters { fec_recovered: 17, ..TunnelCounters::default() };
         Report::new(

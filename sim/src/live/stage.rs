@@ -1,15 +1,19 @@
 //! What the threads of a demo share: how far they are, whether to end, and their sockets, so that
 //! none of them can stay blocked once the demo is over.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use socket2::SockRef;
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt::{set_tcp_congestion, tcp_congestion};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::ledger::{Ledger, Side, Tally, Way};
 
@@ -18,6 +22,10 @@ const MAX_FAILURES: usize = 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Stage {
+    /// Congestion control of all connections here; `None`: the system's, unsaid.
+    congestion: Option<String>,
+    /// What they were found to have, and how many.
+    controls: Mutex<BTreeMap<String, u64>>,
     pub(super) ledger: Ledger,
     /// Round trips made.
     pub(super) round_trips: AtomicU64,
@@ -37,6 +45,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
+    /// One whose connections have this congestion control.
+    #[cfg(target_os = "linux")]
+    pub(super) fn with_congestion(congestion: &str) -> Self {
+        Self { congestion: Some(congestion.to_owned()), ..Self::default() }
+    }
+
+    /// How many connections were found to have which congestion control.
+    #[cfg(target_os = "linux")]
+    pub(super) fn controls(&self) -> BTreeMap<String, u64> {
+        lock(&self.controls).clone()
+    }
+
+    /// Where a service of this stage is to listen.
+    pub(super) fn listen(&self, addr: SocketAddr) -> io::Result<TcpListener> {
+        let listener = TcpListener::bind(addr)?;
+        // Those it accepts inherit it.
+        self.set_congestion(&listener)?;
+        lock(&self.listeners).push(listener.try_clone()?);
+        Ok(listener)
+    }
+
+    /// A connection that has its congestion control from the start.
+    pub(super) fn dial(&self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        self.set_congestion(&socket)?;
+        socket.connect(&addr.into())?;
+        Ok(socket.into())
+    }
+
     /// Asks all senders to finish; what is under way still arrives.
     pub(super) fn end(&self) {
         self.ending.store(true, Relaxed);
@@ -79,17 +116,40 @@ impl Stage {
         lock(&self.failures).clone()
     }
 
-    pub(super) fn watch_listener(&self, listener: &TcpListener) -> io::Result<()> {
-        lock(&self.listeners).push(listener.try_clone()?);
-        Ok(())
-    }
-
     fn watch_stream(&self, stream: &Arc<TcpStream>) -> io::Result<()> {
         lock(&self.streams).push(Arc::downgrade(stream));
         // `close` sets the flag before it looks at the list: one of both sees the other.
         if self.is_closed() {
             stream.shutdown(Shutdown::Both)?;
         }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Stage {
+    fn set_congestion(&self, socket: impl AsFd) -> io::Result<()> {
+        let Some(congestion) = &self.congestion else { return Ok(()) };
+        Ok(set_tcp_congestion(socket, congestion)?)
+    }
+
+    /// Notes what a connection really has.
+    fn note_congestion(&self, stream: &TcpStream) -> io::Result<()> {
+        if self.congestion.is_some() {
+            *lock(&self.controls).entry(tcp_congestion(stream)?).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Elsewhere no stage asks for one.
+#[cfg(not(target_os = "linux"))]
+impl Stage {
+    fn set_congestion(&self, _: impl AsFd) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn note_congestion(&self, _: &TcpStream) -> io::Result<()> {
         Ok(())
     }
 }
@@ -124,6 +184,7 @@ impl Connection {
         number: Option<u64>,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        stage.note_congestion(&stream)?;
         let stream = Arc::new(stream);
         stage.watch_stream(&stream)?;
         let (sent, received) = (Tally::default(), Tally::default());

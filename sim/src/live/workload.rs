@@ -1,7 +1,7 @@
 //! The clients: round trips of 64 bytes on a few connections, and bulk transfers.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -139,7 +139,7 @@ enum ClientError {
 }
 
 fn connect(stage: &Arc<Stage>, edge: SocketAddr, number: u64) -> Result<Connection, ClientError> {
-    let stream = TcpStream::connect(edge).map_err(|error| ClientError::Connect(edge, error))?;
+    let stream = stage.dial(edge).map_err(|error| ClientError::Connect(edge, error))?;
     Ok(Connection::client(stage, stream, number)?)
 }
 
