@@ -109,8 +109,11 @@ fn a_black_hole_in_mid_transfer_is_survived_within_two_seconds() {
         [(51, 0.0, 1472), (52, 0.02, 1472), (53, 0.1, 1472), (54, 0.2, 1472), (55, 0.0, 8972)]
     {
         let mut world = World::new(seed, on(before, loss));
+        // Discovery takes longer than a transfer over a path without a limit.
+        echo(&mut world, 300_000, secs(60), |_| {});
+        world.run(secs(20), |_| false);
         let (mut fell, mut gap, mut had) = (None, Duration::ZERO, (0, world.now));
-        echo(&mut world, 16_000_000, secs(120), |world| {
+        echo(&mut world, 6_000_000, secs(120), |world| {
             let got = world.conns[0].values().map(|c| c.incoming.len()).sum();
             if got > had.0 {
                 had = (got, world.now);
