@@ -101,7 +101,7 @@ impl Node {
             tunnels: Vec::new(),
             by_key: BTreeMap::new(),
             routes: routes(&config, PeerId)?,
-            flows: Flows::new(config.node_id.hash32(), incarnation, &config.limits),
+            flows: Flows::new(config.node_id.hash32(), incarnation, &config.limits, &config.lanes),
             edge: TcpEdge::new(&config),
             actions: VecDeque::new(),
             now,
@@ -235,7 +235,7 @@ impl Node {
     }
 
     /// Takes another configuration: peers, their keys and addresses, origins, destinations of
-    /// listeners, [`Limits`](crate::config::Limits). On an error everything stays as it was.
+    /// listeners, [`Lanes`](crate::config::Lanes), [`Limits`](crate::config::Limits). On an error everything stays as it was.
     ///
     /// # Errors
     /// As for [`Node::new`]; [`NodeError::NeedsRestart`] for a change of `node_id`.
@@ -259,7 +259,7 @@ impl Node {
             .collect();
         self.routes = routes(&config, |at| ids.get(at).copied().unwrap_or(PeerId(at)))?;
         self.edge.reconfigure(&config);
-        self.flows.set_limits(&config.limits);
+        self.flows.set_limits(&config.limits, &config.lanes);
         for tunnel in &mut self.tunnels {
             if config.peers.iter().all(|p| p.node_id != *tunnel.remote_id()) {
                 tunnel.park(now, &mut self.shared);
@@ -337,7 +337,8 @@ impl Node {
                 return Some(Transmit {
                     socket: SocketId::default(),
                     remote: batch.remote,
-                    ecn: None,
+                    // RFC 3168 §5: ECT(0).
+                    ecn: batch.ecn.then_some(Ecn::Ect0),
                     len: batch.len,
                     segment_size: batch.segment_size,
                 });

@@ -7,6 +7,7 @@ pub(super) const ROOT: &[&str] = &[
     "listen",
     "mesh",
     "relay",
+    "lanes",
     "limits",
     "peers",
     "origins",
@@ -27,6 +28,8 @@ pub(super) const MESH: &[&str] = &["probe_interval_ms", "max_udp_payload"];
 
 pub(super) const RELAY: &[&str] = &["default_dest", "fec_data_shards", "fec_parity_shards"];
 
+pub(super) const LANES: &[&str] = &["express_kib", "express_share_pct"];
+
 pub(super) const LIMITS: &[&str] = &["flow_window_kib", "node_memory_mib", "rekey_after_s"];
 
 pub(super) const PEER: &[&str] =
@@ -39,7 +42,7 @@ pub(super) const SECRETS: &[&str] = &["admin_token", "shared_key", "next_shared_
 
 /// Every key but the names of `[origins]`.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    [ROOT, LISTEN, MESH, RELAY, LIMITS, PEER, EDGE].into_iter().flatten().copied()
+    [ROOT, LISTEN, MESH, RELAY, LANES, LIMITS, PEER, EDGE].into_iter().flatten().copied()
 }
 
 /// Where a key belongs that was found in a section that does not have it. A key appended to the end
@@ -57,6 +60,8 @@ pub(super) fn place_of(name: &str) -> Option<&'static str> {
         Some("in [mesh]")
     } else if RELAY.contains(&name) {
         Some("in [relay]")
+    } else if LANES.contains(&name) {
+        Some("in [lanes]")
     } else if LIMITS.contains(&name) {
         Some("in [limits]")
     } else if PEER.contains(&name) {

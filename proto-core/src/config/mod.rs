@@ -45,6 +45,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// Where bytes go and how they are protected.
     pub relay: Relay,
+    /// What goes before what in a tunnel.
+    pub lanes: Lanes,
     /// Memory of flows, age of keys.
     pub limits: Limits,
     /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names, their hashes and keys
@@ -129,6 +131,24 @@ pub struct FixedFec {
     /// Parity symbols of a full block, 0 to 64 and at most 4 for each source symbol; 0 switches
     /// parity off.
     pub parity: u8,
+}
+
+/// `[lanes]`: small exchanges go before long transfers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// Bytes of a connection, counted from when it was idle and all was acknowledged, that travel in the
+    /// express lane: before bulk, and protected by FEC. 0 to 64 MiB; 256 KiB if none is configured. A
+    /// changed one holds for connections that begin after the change.
+    pub express_bytes: u64,
+    /// What express may have of a tunnel's rate while bulk waits, its parity and repairs included: 1 to
+    /// 100 percent, 50 if none is configured.
+    pub express_share: u8,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { express_bytes: 256 << 10, express_share: 50 }
+    }
 }
 
 /// `[limits]`. After [`Node::reconfigure`](crate::Node::reconfigure) each holds for what is made from

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
 use super::values::EXAMPLE_KEY;
-use super::{Config, EdgeProto, Limits};
+use super::{Config, EdgeProto, Lanes, Limits};
 use crate::ids::{NodeId, ServiceName};
 
 /// Something that is allowed and that the operator should know. One line of text.
@@ -201,6 +201,11 @@ impl Config {
         ));
         rows.push(("probes", format!("every {} ms", self.mesh.probe_interval.as_millis())));
         rows.push(("packets", format!("up to {} bytes of UDP", self.mesh.max_udp_payload)));
+        let Lanes { express_bytes, express_share } = self.lanes;
+        rows.push((
+            "express",
+            format!("first {} KiB, {express_share} % beside bulk", express_bytes >> 10),
+        ));
         let Limits { flow_window, node_memory, rekey_after } = self.limits;
         rows.push((
             "memory",

@@ -12,8 +12,8 @@ use super::reader::{Item, Report, Section};
 use super::text::{key_of_line, shown, too_deep};
 use super::values::{clash, is_path, is_region, is_token};
 use super::{
-    BASE_UDP_PAYLOAD, Config, Edge, EdgeProto, FixedFec, HostPort, Limits, Listen, MAX_UDP_PAYLOAD,
-    Mesh, Relay, Secret, TlsPaths, keys,
+    BASE_UDP_PAYLOAD, Config, Edge, EdgeProto, FixedFec, HostPort, Lanes, Limits, Listen,
+    MAX_UDP_PAYLOAD, Mesh, Relay, Secret, TlsPaths, keys,
 };
 use crate::ids::{NodeId, ServiceName};
 
@@ -38,6 +38,8 @@ const PAYLOAD: &str = "1252 to 8972 bytes";
 const DATA: &str = "1 to 128 source symbols";
 const PARITY: &str = "0 to 64 parity symbols, at most 4 for each of fec_data_shards";
 const WINDOW: &str = "64 to 1048576 KiB, at most limits.node_memory_mib";
+const EXPRESS: &str = "0 to 65536 KiB";
+const SHARE: &str = "1 to 100 percent";
 const MEMORY: &str = "1 to 1048576 MiB";
 const REKEY: &str = "1 to 120 seconds";
 const PROTO: &str = "\"tcp\", \"tls\" or \"quic\"";
@@ -123,6 +125,7 @@ fn config(report: &mut Report, table: &DeTable<'_>) -> Option<Config> {
     let mesh = mesh(report, &root);
     let (peers, destinations) = peers(report, &root, node_id.as_ref());
     let relay = relay(report, &root, &destinations);
+    let lanes = lanes(report, &root);
     let limits = limits(report, &root);
     let origins = origins(report, &root);
     let edges = edges(report, &root, &destinations, &relay, &mut sockets);
@@ -133,6 +136,7 @@ fn config(report: &mut Report, table: &DeTable<'_>) -> Option<Config> {
         listen,
         mesh,
         relay,
+        lanes,
         limits,
         peers,
         origins,
@@ -290,6 +294,21 @@ fn relay(report: &mut Report, root: &Section<'_>, destinations: &Destinations) -
         Some(FixedFec { data: data.ok()?, parity: parity.ok()? })
     });
     Relay { default_dest: configured.or(sole), fec }
+}
+
+fn lanes(report: &mut Report, root: &Section<'_>) -> Lanes {
+    let section = root.section(report, "lanes", Some(keys::LANES));
+    let kib = section.integer(report, "express_kib", EXPRESS, 0..=1 << 16);
+    let share = section.integer(report, "express_share_pct", SHARE, 1..=100);
+    let default = Lanes::default();
+    Lanes {
+        express_bytes: kib
+            .and_then(|item| u64::try_from(item.value).ok())
+            .map_or(default.express_bytes, |kib| kib << 10),
+        express_share: share
+            .and_then(|item| u8::try_from(item.value).ok())
+            .unwrap_or(default.express_share),
+    }
 }
 
 fn limits(report: &mut Report, root: &Section<'_>) -> Limits {

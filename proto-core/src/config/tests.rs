@@ -120,6 +120,7 @@ fn defaults() {
     assert_eq!(config.mesh.probe_interval, Duration::from_millis(500));
     assert_eq!(config.mesh.max_udp_payload, 8972);
     assert_eq!(config.relay, Relay { default_dest: None, fec: None });
+    assert_eq!(config.lanes, Lanes::default());
     assert_eq!(config.limits, Limits::default());
     assert!(config.peers.is_empty() && config.origins.is_empty() && config.edges.is_empty());
     assert!(config.listeners().is_empty());

@@ -230,6 +230,26 @@ fn fixed_fec() {
 }
 
 #[test]
+fn lanes() {
+    let lanes = |text: &str| base(&format!("[lanes]\n{text}\n"));
+    for (key, least, most, wanted) in [
+        ("express_kib", 0, 1 << 16, "wanted 0 to 65536 KiB"),
+        ("express_share_pct", 1, 100, "wanted 1 to 100 percent"),
+    ] {
+        for wrong in [least - 1, most + 1, i64::MAX] {
+            let problem = format!("found {wrong}, {wanted}");
+            bad(&lanes(&format!("{key} = {wrong}")), 5, &format!("lanes.{key}"), &problem);
+        }
+        for right in [least, most] {
+            good(&lanes(&format!("{key} = {right}")));
+        }
+    }
+    let given = good(&lanes("express_kib = 64\nexpress_share_pct = 20"));
+    assert_eq!(given.lanes, Lanes { express_bytes: 64 << 10, express_share: 20 });
+    bad(&base("express_kib = 64\n"), 4, "express_kib", "it belongs in [lanes]");
+}
+
+#[test]
 fn limits() {
     let limits = |text: &str| base(&format!("[limits]\n{text}\n"));
     for (key, least, most, wanted) in [

@@ -22,6 +22,9 @@ impl Guard {
     /// all symbols where traffic is sparse, and losing one now and then delays nothing.
     pub(crate) const LIGHT: Self = Self { residual: 3e-3, cap: 3 };
 
+    /// For what is sent again if it is lost, and nobody waits for: the ladder's parity and no more.
+    pub(crate) const NONE: Self = Self { residual: 1.0, cap: 0 };
+
     /// The most parity of a partial block of `k`: never more than data where it is long.
     fn cap(&self, k: usize) -> usize {
         self.cap.max(k).min(MAX_PARITY)

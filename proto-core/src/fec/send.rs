@@ -376,6 +376,15 @@ impl BlockSender {
         Some(Parity { header, last })
     }
 
+    /// Gives up blocks that closed longer ago than `age`.
+    pub(crate) fn give_up_older(&mut self, now: Instant, age: Duration) {
+        while let Some(i) =
+            self.pending.iter().position(|b| now.saturating_duration_since(b.since) > age)
+        {
+            self.give_up(i);
+        }
+    }
+
     /// The next block for which no more parity will be sent, be it that all was sent, that it was
     /// given up or that there was none.
     pub(crate) fn pop_finished(&mut self) -> Option<Finished> {

@@ -167,8 +167,8 @@ impl Flows {
         }
         let conn = ConnId::dialled(self.dialled);
         self.dialled += 1;
-        let (to, cap) = (key.ingress, self.flow_cap);
-        let mut flow = Flow::new(now, Role::Egress, to, hop, service.clone(), conn, cap);
+        let (to, sizes) = (key.ingress, self.sizes);
+        let mut flow = Flow::new(now, Role::Egress, to, hop, service.clone(), conn, sizes);
         flow.key = Some(key);
         let idx = self.insert(flow);
         self.by_key.insert(key, idx);

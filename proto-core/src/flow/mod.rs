@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::config::Limits;
+use crate::config::{Lanes, Limits};
 use crate::ids::{ConnId, Incarnation, NodeHash, PeerId, ServiceName};
 use crate::status::{MemoryStatus, NodeCounters};
 use crate::wire::flow::{FlowKey, Head, ResetCode};
@@ -27,7 +27,7 @@ use crate::wire::flow::{FlowKey, Head, ResetCode};
 use closed::HadIds;
 use receive::INITIAL_WINDOW;
 use send::AHEAD_IDLE;
-use state::{Conn, Flow, Role, UNREACHABLE_WAIT};
+use state::{Conn, Flow, Role, Sizes, UNREACHABLE_WAIT};
 
 /// What memory is reserved for. Each use stops at a part of the cap and leaves the rest to the next, so
 /// that large flows cannot shut out new ones, nor many idle ones keep the others from moving: the quarter
@@ -144,13 +144,16 @@ pub(crate) struct Flows {
     inherited: u64,
     /// As many flows as there were then, or are left of them.
     inherited_flows: usize,
-    /// What a new flow may reserve in each direction.
-    flow_cap: u64,
+    sizes: Sizes,
     pub counters: NodeCounters,
 }
 
+fn sizes(limits: &Limits, lanes: &Lanes) -> Sizes {
+    Sizes { cap: limits.flow_window, express: lanes.express_bytes }
+}
+
 impl Flows {
-    pub(crate) fn new(local: NodeHash, life: Incarnation, limits: &Limits) -> Self {
+    pub(crate) fn new(local: NodeHash, life: Incarnation, limits: &Limits, lanes: &Lanes) -> Self {
         Self {
             local,
             life,
@@ -171,17 +174,17 @@ impl Flows {
             cap: limits.node_memory,
             inherited: 0,
             inherited_flows: 0,
-            flow_cap: limits.flow_window,
+            sizes: sizes(limits, lanes),
             counters: NodeCounters::default(),
         }
     }
 
     /// Takes other limits. What is reserved stays so.
-    pub(crate) fn set_limits(&mut self, limits: &Limits) {
+    pub(crate) fn set_limits(&mut self, limits: &Limits, lanes: &Lanes) {
         self.cap = limits.node_memory;
         self.inherited = self.within_reach();
         self.inherited_flows = self.flows.len();
-        self.flow_cap = limits.flow_window;
+        self.sizes = sizes(limits, lanes);
     }
 
     /// What will be reserved at most if there is neither growth nor a new flow.
@@ -309,8 +312,8 @@ impl Flows {
         if !self.has_room() || self.by_conn.contains_key(&conn) {
             return Err(NoMemory);
         }
-        let cap = self.flow_cap;
-        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn, cap));
+        let sizes = self.sizes;
+        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn, sizes));
         self.counters.flows_opened += 1;
         self.touch(now, idx);
         Ok(())

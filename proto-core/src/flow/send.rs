@@ -9,8 +9,6 @@ use crate::ids::Lane;
 
 /// Allocation unit of what waits to be acknowledged.
 const CHUNK: u64 = 16 * 1024;
-/// The beginning of a burst travels in the express lane.
-const EXPRESS_BYTES: u64 = 256 * 1024;
 /// Unsent bytes that are read ahead from the socket: in the beginning of a burst, and later. The
 /// first is also what an idle flow keeps reserved.
 pub(crate) const AHEAD_IDLE: u64 = AHEAD_EXPRESS;
@@ -51,6 +49,8 @@ pub(crate) struct SendHalf {
     fin_sent: bool,
     fin_acked: bool,
     burst_began: u64,
+    /// So much of a burst, from its beginning, travels in the express lane.
+    express: u64,
     /// When something was acknowledged last, or sent after a time without anything outstanding.
     pub progress: Option<Instant>,
     /// When something was sent last.
@@ -68,8 +68,10 @@ pub(crate) struct Piece {
 }
 
 impl SendHalf {
-    pub(crate) fn new() -> Self {
+    /// `express`: so much of a burst travels in the express lane.
+    pub(crate) fn new(express: u64) -> Self {
         Self {
+            express,
             chunks: VecDeque::new(),
             first_chunk: 0,
             acked: 0,
@@ -164,7 +166,7 @@ impl SendHalf {
         if self.is_finished() {
             return 0;
         }
-        let is_express = self.next - self.burst_began.min(self.next) < EXPRESS_BYTES;
+        let is_express = self.next - self.burst_began.min(self.next) < self.express;
         let ahead = if is_express { AHEAD_EXPRESS } else { AHEAD_BULK };
         let goal = (self.next + ahead).min(self.acked + cap);
         let grant = goal.saturating_sub(self.granted);
@@ -187,7 +189,7 @@ impl SendHalf {
             return None;
         }
         let since = self.next - self.burst_began.min(self.next);
-        Some(if since < EXPRESS_BYTES { Lane::Express } else { Lane::Bulk })
+        Some(if since < self.express { Lane::Express } else { Lane::Bulk })
     }
 
     /// Whether there is something to send but no credit for it.
@@ -376,7 +378,7 @@ mod tests {
 
     #[test]
     fn acknowledged_crumbs_are_remembered_up_to_a_bound() {
-        let mut tx = SendHalf::new();
+        let mut tx = SendHalf::new(256 << 10);
         tx.append(&[1; 10_000]);
         while tx.take_piece(epoch(), 1200).is_some() {}
         for offset in (1..10_000).step_by(2) {
@@ -396,7 +398,7 @@ mod tests {
         fn whatever_is_lost_on_the_way_the_bytes_come_out_once_in_order(
             steps in prop::collection::vec(step(), 1..120),
         ) {
-            let (mut tx, mut rx) = (SendHalf::new(), ReceiveHalf::new());
+            let (mut tx, mut rx) = (SendHalf::new(256 << 10), ReceiveHalf::new());
             let (mut sent, mut out) = (Vec::new(), Vec::new());
             for step in steps {
                 match step {

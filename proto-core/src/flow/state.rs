@@ -72,6 +72,15 @@ pub(super) struct ResetIn {
     pub give_up_at: Instant,
 }
 
+/// What a new flow is given, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Each half may hold so much at most.
+    pub cap: u64,
+    /// So much of a burst travels in the express lane.
+    pub express: u64,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -117,7 +126,7 @@ impl Flow {
         hop: PeerId,
         service: ServiceName,
         conn_id: ConnId,
-        cap: u64,
+        sizes: Sizes,
     ) -> Self {
         Self {
             key: None,
@@ -127,7 +136,7 @@ impl Flow {
             service,
             conn_id,
             conn: if role == Role::Ingress { Conn::Open } else { Conn::Opening },
-            tx: SendHalf::new(),
+            tx: SendHalf::new(sizes.express),
             rx: ReceiveHalf::new(),
             created: now,
             open_due: role == Role::Ingress,
@@ -144,7 +153,7 @@ impl Flow {
             queued: [false; 3],
             deficit: 0,
             writing: false,
-            cap,
+            cap: sizes.cap,
             reserved: 0,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{Flows, Output};
-use crate::config::Limits;
+use crate::config::{Lanes, Limits};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 use crate::rng::Rng;
 use crate::tests::epoch;
@@ -52,7 +52,7 @@ impl Way {
         let names = [NodeHash(1), NodeHash(2)];
         let lives = [Incarnation(11), Incarnation(22)];
         let ends = [0, 1].map(|at: usize| {
-            let mut flows = Flows::new(names[at], lives[at], &limits);
+            let mut flows = Flows::new(names[at], lives[at], &limits, &Lanes::default());
             flows.add_remote(now, names[1 - at], PeerId(0));
             flows.set_remote_life(names[1 - at], lives[1 - at]);
             flows.set_path(now, names[1 - at], true, 2 * DELAY, None);

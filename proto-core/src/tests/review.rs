@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::epoch;
 use super::world::{Path, World, pattern};
-use crate::config::Limits;
+use crate::config::{Lanes, Limits};
 use crate::flow::{Flows, Output};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 
@@ -27,7 +27,8 @@ impl Pair {
         let hashes = [NodeHash(1), NodeHash(2)];
         let lives = [Incarnation(1000), Incarnation(2000)];
         let ends = [0, 1].map(|at| {
-            let mut flows = Flows::new(hashes[at], lives[at], &Limits::default());
+            let mut flows =
+                Flows::new(hashes[at], lives[at], &Limits::default(), &Lanes::default());
             flows.add_remote(now, hashes[1 - at], HOP);
             flows.set_remote_life(hashes[1 - at], lives[1 - at]);
             flows.set_path(now, hashes[1 - at], true, Duration::from_millis(20), None);
@@ -426,7 +427,7 @@ fn small() -> Limits {
 #[test]
 fn resets_that_nobody_hears_are_bounded() {
     let mut pair = Pair::new();
-    pair.ends[0].set_limits(&small());
+    pair.ends[0].set_limits(&small(), &Lanes::default());
     let accept = |pair: &mut Pair, n: u64| {
         let (now, to) = (pair.now, pair.hashes[1]);
         let service = ServiceName::default();
@@ -454,7 +455,7 @@ fn resets_that_nobody_hears_are_bounded() {
 #[test]
 fn what_waits_for_the_shell_is_bounded() {
     let mut pair = Pair::new();
-    pair.ends[1].set_limits(&small());
+    pair.ends[1].set_limits(&small(), &Lanes::default());
     for n in 0..20_000 {
         let client = pair.accept(n);
         pair.ends[0].received(pair.now, client, b"GET");

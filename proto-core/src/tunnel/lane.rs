@@ -186,7 +186,7 @@ impl SendLane {
             if !self.is_missing(ssn) {
                 continue;
             }
-            if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
+            if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued && s.covered) {
                 symbol.sent = now;
                 symbol.covered = false;
                 self.judge(now, ssn);

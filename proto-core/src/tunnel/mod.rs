@@ -4,6 +4,7 @@
 mod aead;
 mod arrivals;
 mod bits;
+mod choose;
 pub(crate) mod cookie;
 mod handshake;
 pub(crate) mod keys;
@@ -38,6 +39,7 @@ use crate::status::{PeerStatus, TunnelCounters};
 use crate::wire::frame;
 use crate::wire::packet::{DATA_OVERHEAD, SessionIndex};
 
+use choose::Turns;
 use handshake::{Attempt, Handshakes};
 use keys::PeerKeys;
 use lane::SendLane;
@@ -70,6 +72,9 @@ const DOWN_AFTER: Duration = Duration::from_secs(3);
 /// comes back is used again that soon.
 const MAX_PTO: Duration = Duration::from_millis(500);
 const DOWN_AFTER_PROBES: u32 = 6;
+/// Probe timeouts in a row after which datagrams are no longer marked as ECN-capable, until a session is
+/// made anew.
+const ECN_PATIENCE: u32 = 4;
 /// Late packets are waited for at least this long before they count as lost.
 const MIN_REORDERING: Duration = Duration::from_millis(1);
 
@@ -172,8 +177,10 @@ pub(crate) struct Tunnel {
     lives: Option<Lives>,
     lanes: [SendLane; 3],
     windows: [SymbolWindow; 3],
-    fec_out: [Option<BlockSender>; 3],
-    fec_in: [Option<BlockReceiver>; 3],
+    fec_out: [BlockSender; 3],
+    fec_in: [BlockReceiver; 3],
+    /// When parity for bulk arrived last: its symbols are kept only while there is any.
+    bulk_parity_in: Option<Instant>,
     rtt: RttEstimator,
     loss: LossEstimator,
     rate: Box<dyn Controller>,
@@ -199,8 +206,9 @@ pub(crate) struct Tunnel {
     pto_backoff: u32,
     probes_owed: u8,
     last_heard: Option<Instant>,
-    /// Express and bulk take turns while both wait.
-    bulk_turn: bool,
+    turns: Turns,
+    /// Datagrams are marked as ECN-capable: not where all that are vanish.
+    ecn: bool,
     closing: bool,
     outbox: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<TunnelEvent>,
@@ -218,11 +226,13 @@ impl Tunnel {
     ) -> Self {
         let interval = config.mesh.probe_interval;
         let fec = |lane| {
-            let guard = if lane == Lane::Control { Guard::LIGHT } else { Guard::FIRM };
-            (lane != Lane::Bulk).then(|| BlockSender::new(config.relay.fec, guard, MAX_SYMBOL))
+            let guard = match lane {
+                Lane::Control => Guard::LIGHT,
+                Lane::Express => Guard::FIRM,
+                Lane::Bulk => Guard::NONE,
+            };
+            BlockSender::new(config.relay.fec, guard, MAX_SYMBOL)
         };
-        let ring =
-            |lane| (lane != Lane::Bulk).then(|| BlockReceiver::new(1 << FEC_RING_LOG2, MAX_SYMBOL));
         let mut tunnel = Self {
             id,
             local: config.node_id.clone(),
@@ -239,7 +249,8 @@ impl Tunnel {
             lanes: Lane::ALL.map(SendLane::new),
             windows: Lane::ALL.map(|_| SymbolWindow::new()),
             fec_out: Lane::ALL.map(fec),
-            fec_in: Lane::ALL.map(ring),
+            fec_in: Lane::ALL.map(|_| BlockReceiver::new(1 << FEC_RING_LOG2, MAX_SYMBOL)),
+            bulk_parity_in: None,
             rtt: RttEstimator::new(),
             loss: LossEstimator::new(),
             rate: Box::new(PathModel::new()),
@@ -261,7 +272,8 @@ impl Tunnel {
             pto_backoff: 0,
             probes_owed: 0,
             last_heard: None,
-            bulk_turn: false,
+            turns: Turns::new(),
+            ecn: true,
             closing: false,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -290,6 +302,7 @@ impl Tunnel {
         self.rate.set_cap(self.rate_cap);
         let interval = config.mesh.probe_interval;
         self.pinger.set_interval(interval);
+        self.turns.set_share(config.lanes.express_share);
         self.down_after = DOWN_AFTER.max(interval * DOWN_AFTER_PROBES);
         self.rekey_after = config.limits.rekey_after;
         if self.mtud.set_max(config.mesh.max_udp_payload) {
@@ -420,6 +433,7 @@ impl Tunnel {
         }
         self.lives = Some(lives);
         self.closing = false;
+        self.ecn = true;
         self.events.push_back(TunnelEvent::Up { lives, fresh });
         self.pinger.hurry(now);
         tracing::debug!(peer = %self.remote_id, fresh, crossed = loses, "session made");
@@ -428,8 +442,8 @@ impl Tunnel {
     fn forget_symbols(&mut self) {
         self.lanes.iter_mut().for_each(SendLane::clear);
         self.windows.iter_mut().for_each(|w| *w = SymbolWindow::new());
-        self.fec_out.iter_mut().flatten().for_each(BlockSender::clear);
-        self.fec_in.iter_mut().flatten().for_each(BlockReceiver::clear);
+        self.fec_out.iter_mut().for_each(BlockSender::clear);
+        self.fec_in.iter_mut().for_each(BlockReceiver::clear);
         self.debt = AckDebt::default();
         self.evidence = None;
         self.loss_timer = None;
@@ -501,7 +515,7 @@ impl Tunnel {
         at(self.loss_timer, TimerReason::Recovery);
         at(self.pto_at(), TimerReason::Recovery);
         at(self.write_off_at(wants), TimerReason::Recovery);
-        for sender in self.fec_out.iter().flatten() {
+        for sender in &self.fec_out {
             at(sender.close_at(), TimerReason::Fec);
         }
         at(self.mtu_probe_at(), TimerReason::Probe);
@@ -544,7 +558,7 @@ impl Tunnel {
         }
         self.drive_handshakes(now, shared);
         let estimate = self.estimate();
-        for sender in self.fec_out.iter_mut().flatten() {
+        for sender in &mut self.fec_out {
             sender.handle_timeout(now, &mut shared.codec, &estimate);
         }
         self.collect_finished(now);
@@ -558,6 +572,8 @@ impl Tunnel {
                 self.probes_owed += u8::from(lane.probe());
             }
             self.pto_backoff += 1;
+            // RFC 9000 §13.4.2.1: something on the path may drop what is marked.
+            self.ecn &= self.pto_backoff < ECN_PATIENCE;
             self.last_eliciting = Some(now);
         }
     }
@@ -579,7 +595,6 @@ impl Tunnel {
     /// Symbols whose last parity is out can be judged from now on.
     fn collect_finished(&mut self, now: Instant) {
         for (sender, lane) in self.fec_out.iter_mut().zip(&mut self.lanes) {
-            let Some(sender) = sender else { continue };
             while let Some(done) = sender.pop_finished() {
                 lane.uncovered(now, done.first, u64::from(done.k));
             }
@@ -588,7 +603,7 @@ impl Tunnel {
 
     pub(crate) fn status(&self, now: Instant) -> PeerStatus {
         let mut counters = self.counters;
-        for fec in self.fec_in.iter().flatten() {
+        for fec in &self.fec_in {
             counters.fec_recovered += fec.counters().recovered;
             counters.fec_corrupt += fec.counters().corrupt;
         }

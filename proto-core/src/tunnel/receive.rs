@@ -15,6 +15,9 @@ use crate::wire::frame::{self, Frame, ParityFields};
 use crate::wire::packet::{DATA_OVERHEAD, DataHeader, HEADER_LEN, SessionIndex};
 use crate::wire::{Malformed, Reader};
 
+/// After parity for bulk has arrived, its symbols are kept for so long for more of it: on a link that bulk
+/// fills there is none, and keeping them would be in vain.
+const BULK_PARITY: Duration = Duration::from_secs(2);
 /// PINGs to be answered at most.
 pub(super) const MAX_PONGS: usize = 8;
 /// A symbol is a full packet's if it is shorter than can be by no more than this.
@@ -196,7 +199,6 @@ impl Tunnel {
         let at = lane as usize;
         let Some(window) = self.windows.get_mut(at) else { return };
         let arrival = window.insert(ssn);
-        let fec = self.fec_in.get_mut(at).and_then(Option::as_mut);
         match arrival {
             Arrival::TooFar => return,
             Arrival::Duplicate => self.counters.duplicates_in += 1,
@@ -206,7 +208,11 @@ impl Tunnel {
             }
         }
         // A hole in a lane with FEC is probably filled before an acknowledgement could tell of it.
-        let urgent = matches!(arrival, Arrival::New { gap: true }) && fec.is_none();
+        let urgent = matches!(arrival, Arrival::New { gap: true }) && lane == Lane::Bulk;
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let is_kept =
+            lane != Lane::Bulk || self.bulk_parity_in.is_some_and(|at| since(at) < BULK_PARITY);
+        let fec = self.fec_in.get_mut(at).filter(|_| is_kept);
         if let (Arrival::New { .. }, Some(fec)) = (arrival, fec) {
             let counters = &mut self.counters;
             fec.on_source(ssn, content, &mut shared.codec, &mut |ssn, content| {
@@ -231,7 +237,10 @@ impl Tunnel {
         self.counters.parity_in += 1;
         let at = lane as usize;
         let Some(window) = self.windows.get_mut(at) else { return };
-        let Some(fec) = self.fec_in.get_mut(at).and_then(Option::as_mut) else { return };
+        let Some(fec) = self.fec_in.get_mut(at) else { return };
+        if lane == Lane::Bulk {
+            self.bulk_parity_in = Some(now);
+        }
         let Some(generator) = Generator::from_log2(fields.generator) else { return };
         let header = ParityHeader {
             first: fields.first,

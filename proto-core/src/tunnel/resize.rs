@@ -104,7 +104,7 @@ impl Tunnel {
 
     /// Parity for symbols that are too long now fits no packet.
     pub(super) fn give_up_long_parity(&mut self, now: Instant) {
-        for sender in self.fec_out.iter_mut().flatten() {
+        for sender in &mut self.fec_out {
             sender.give_up_longer(max_symbol(self.mtud.size()));
         }
         self.collect_finished(now);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::BASE_UDP_PAYLOAD;
 use crate::ids::Lane;
+use crate::tunnel::choose::Cargo;
 use crate::tunnel::{Shared, Source, Tunnel, max_symbol};
 use crate::wire::ack::LinkAck;
 use crate::wire::frame::{self, ParityFields};
@@ -29,14 +30,8 @@ pub(crate) struct Batch {
     pub remote: SocketAddr,
     pub len: usize,
     pub segment_size: usize,
-}
-
-/// What a packet is to carry besides small frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cargo {
-    Repair(Lane),
-    New(Lane),
-    Parity(Lane),
+    /// To be marked as ECN-capable.
+    pub ecn: bool,
 }
 
 impl Tunnel {
@@ -53,13 +48,18 @@ impl Tunnel {
         let start = buf.len();
         if let Some((remote, packet)) = self.outbox.pop_front() {
             buf.extend_from_slice(&packet);
-            return Some(Batch { remote, len: packet.len(), segment_size: packet.len() });
+            return Some(Batch {
+                remote,
+                len: packet.len(),
+                segment_size: packet.len(),
+                ecn: false,
+            });
         }
         let remote = self.remote?.addr;
         self.current.as_ref()?;
         self.pacer.refill(now, self.rate.pacing_rate());
         if let Some(len) = self.put_mtu_probe(now, buf) {
-            return Some(Batch { remote, len, segment_size: len });
+            return Some(Batch { remote, len, segment_size: len, ecn: self.ecn });
         }
         let mut segment_size = 0;
         for n in 0..max_segments.max(1) {
@@ -75,7 +75,8 @@ impl Tunnel {
             }
         }
         let len = buf.len() - start;
-        (len > 0).then_some(Batch { remote, len, segment_size })
+        let ecn = self.ecn;
+        (len > 0).then_some(Batch { remote, len, segment_size, ecn })
     }
 
     /// Builds one packet of at most `limit` bytes at the end of `buf`; its length.
@@ -112,6 +113,7 @@ impl Tunnel {
             self.put_ack(now, shared.started, end, cargo, buf);
         }
         let small = buf.len();
+        let contested = cargo.is_some() && self.is_contested(source);
         if let Some(cargo) = cargo {
             self.put_cargo(now, shared, source, cargo, body..end, buf);
         }
@@ -119,7 +121,7 @@ impl Tunnel {
         if buf.len() == body {
             buf.truncate(at);
             if cargo.is_none() {
-                self.note_idle(source);
+                self.note_idle(now, source);
             }
             return None;
         }
@@ -132,6 +134,9 @@ impl Tunnel {
         // sent, data would wait for them.
         if elicits {
             self.pacer.spend(len);
+        }
+        if let Some(cargo) = cargo {
+            self.turns.sent(cargo, len, contested);
         }
         if let Some(allowance) = self.remote.as_mut().and_then(|r| r.allowance.as_mut()) {
             *allowance = allowance.saturating_sub(len as u64);
@@ -201,110 +206,6 @@ impl Tunnel {
         }
         self.debt.due = None;
         self.debt.symbols = 0;
-    }
-
-    /// What is to go next, if anything may.
-    fn choose(&mut self, now: Instant, source: &dyn Source) -> Option<Cargo> {
-        if self.probes_owed > 0 {
-            if let Some(lane) = self.lane_with_repairs(&Lane::ALL) {
-                return Some(Cargo::Repair(lane));
-            }
-            self.probes_owed = 0;
-        }
-        if !self.window_open() {
-            return None;
-        }
-        let rate = self.rate.pacing_rate();
-        if !self.pacer.allows(rate, true) {
-            return None;
-        }
-        if let Some(lane) = self.lane_with_repairs(&[Lane::Control, Lane::Express]) {
-            return Some(Cargo::Repair(lane));
-        }
-        if source.has(Lane::Control) && self.has_room(Lane::Control) {
-            return Some(Cargo::New(Lane::Control));
-        }
-        let parity = Lane::ALL.into_iter().find(|lane| {
-            self.sender(*lane).is_some_and(|s| s.parity_at().is_some_and(|at| at <= now))
-        });
-        if let Some(lane) = parity {
-            return Some(Cargo::Parity(lane));
-        }
-        let express = source.has(Lane::Express) && self.has_room(Lane::Express);
-        let bulk = if self.lane_with_repairs(&[Lane::Bulk]).is_some() {
-            Some(Cargo::Repair(Lane::Bulk))
-        } else {
-            (source.has(Lane::Bulk) && self.has_room(Lane::Bulk)).then_some(Cargo::New(Lane::Bulk))
-        };
-        if express && !(self.bulk_turn && bulk.is_some()) {
-            self.bulk_turn = true;
-            return Some(Cargo::New(Lane::Express));
-        }
-        self.bulk_turn = false;
-        bulk.filter(|_| self.pacer.allows(rate, false))
-    }
-
-    pub(super) fn window_open(&self) -> bool {
-        let in_flight = self.current.as_ref().map_or(0, |s| s.ledger.in_flight());
-        in_flight < self.rate.window() && self.allows(self.mtud.size())
-    }
-
-    /// Whether the peer's address may be sent a packet of that size.
-    pub(super) fn allows(&self, len: usize) -> bool {
-        self.remote.is_some_and(|r| r.allowance.is_none_or(|a| a >= len as u64))
-    }
-
-    fn has_room(&self, lane: Lane) -> bool {
-        self.lanes.get(lane as usize).is_some_and(|l| l.next_ssn().is_some())
-    }
-
-    fn lane_with_repairs(&self, lanes: &[Lane]) -> Option<Lane> {
-        let has = |lane: &Lane| self.lanes.get(*lane as usize).is_some_and(|l| l.has_repairs());
-        lanes.iter().copied().find(has)
-    }
-
-    fn sender(&self, lane: Lane) -> Option<&crate::fec::BlockSender> {
-        self.fec_out.get(lane as usize).and_then(Option::as_ref)
-    }
-
-    /// Nothing waits although something might go: what is measured now says little of the path.
-    fn note_idle(&mut self, source: &dyn Source) {
-        let waiting = Lane::ALL.into_iter().any(|lane| source.has(lane))
-            || self.lane_with_repairs(&Lane::ALL).is_some();
-        if waiting || !self.window_open() {
-            return;
-        }
-        if let Some(session) = &mut self.current {
-            session.ledger.note_app_limited();
-        }
-    }
-
-    /// When [`Tunnel::choose`] will find something; mirrors its conditions.
-    pub(super) fn sending_at(&self, wants: [bool; 3]) -> Option<Instant> {
-        let rate = self.rate.pacing_rate();
-        let urgent_at = self.pacer.ready_at(rate, true);
-        if self.probes_owed > 0
-            && self.allows(self.mtud.size())
-            && self.lane_with_repairs(&Lane::ALL).is_some()
-        {
-            return self.last_eliciting;
-        }
-        if !self.window_open() {
-            return None;
-        }
-        let wants =
-            |lane: Lane| wants.get(lane as usize).is_some_and(|w| *w) && self.has_room(lane);
-        let urgent = self.lane_with_repairs(&[Lane::Control, Lane::Express]).is_some()
-            || wants(Lane::Control)
-            || wants(Lane::Express);
-        if urgent {
-            return Some(urgent_at);
-        }
-        let parity = self.fec_out.iter().flatten().filter_map(|s| s.parity_at()).min();
-        let parity = parity.map(|at| at.max(urgent_at));
-        let bulk = self.lane_with_repairs(&[Lane::Bulk]).is_some() || wants(Lane::Bulk);
-        let bulk = bulk.then(|| self.pacer.ready_at(rate, false));
-        [parity, bulk].into_iter().flatten().min()
     }
 
     fn put_cargo(
@@ -395,14 +296,16 @@ impl Tunnel {
             self.mtud.sent_large(now);
         }
         let estimate = self.estimate();
-        let fec = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut);
+        let is_covered = self.is_covered(now, lane);
         if let Some(sender) = self.lanes.get_mut(lane as usize) {
-            sender.push(now, content, fec.is_some());
+            // Bulk is repaired by retransmission: it does not wait for its parity.
+            sender.push(now, content, is_covered && lane != Lane::Bulk);
             if cut > 0 {
                 sender.piece_sent();
             }
         }
-        if let Some(fec) = fec {
+        let fec = self.fec_out.get_mut(lane as usize);
+        if let Some(fec) = fec.filter(|_| is_covered) {
             fec.push(now, ssn, content, &mut shared.codec, &estimate);
             if !source.has(lane) {
                 fec.lull(now);
@@ -412,9 +315,11 @@ impl Tunnel {
     }
 
     fn put_parity(&mut self, now: Instant, lane: Lane, end: usize, buf: &mut Vec<u8>) {
-        let Some(fec) = self.fec_out.get_mut(lane as usize).and_then(Option::as_mut) else {
-            return;
-        };
+        let Some(fec) = self.fec_out.get_mut(lane as usize) else { return };
+        if lane == Lane::Bulk {
+            // What waited for so long has been sent again meanwhile.
+            fec.give_up_older(now, self.rtt.smoothed());
+        }
         let Some(shard) = fec.peek_parity_len(now) else { return };
         if buf.len() + frame::PARITY_HEADER_MAX + shard > end {
             return;

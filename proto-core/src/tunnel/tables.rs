@@ -32,13 +32,13 @@ impl Tunnel {
             show(name, self.lanes.iter().map(of).max().unwrap_or(0), bound);
         }
         for (name, of, bound) in BlockSender::TABLES {
-            show(name, self.fec_out.iter().flatten().map(of).max().unwrap_or(0), bound);
+            show(name, self.fec_out.iter().map(of).max().unwrap_or(0), bound);
         }
         for (name, of, bound) in BlockReceiver::TABLES {
-            show(name, self.fec_in.iter().flatten().map(of).max().unwrap_or(0), bound);
+            show(name, self.fec_in.iter().map(of).max().unwrap_or(0), bound);
         }
-        let ring = self.fec_in.iter().flatten().map(BlockReceiver::kept).max().unwrap_or(0);
-        let slots = self.fec_in.iter().flatten().map(BlockReceiver::slots).max().unwrap_or(0);
+        let ring = self.fec_in.iter().map(BlockReceiver::kept).max().unwrap_or(0);
+        let slots = self.fec_in.iter().map(BlockReceiver::slots).max().unwrap_or(0);
         show("fec_ring", ring, slots);
     }
 }
