@@ -218,6 +218,7 @@ fn the_summary_is_aligned_and_keeps_secrets() {
          fec      adaptive\n\
          probes   every 500 ms\n\
          packets  up to 8972 bytes of UDP\n\
+         express  first 256 KiB, 50 % beside bulk\n\
          memory   1024 MiB for flows, 32768 KiB for each\n\
          rekey    every 120 s\n"
     );

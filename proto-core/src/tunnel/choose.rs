@@ -9,6 +9,8 @@ use crate::tunnel::{Source, Tunnel};
 /// What express may send at once beside bulk, beyond its share: a keystroke, its parity and its repairs
 /// need no turn.
 const EXPRESS_BURST: i64 = 32 * 1024;
+/// Bytes that may be on their way while nothing is acknowledged.
+const SILENT_WINDOW: u64 = 16 * 1500;
 /// Bulk is given parity while there was nothing to be sent so lately.
 const SPARE: Duration = Duration::from_millis(5);
 
@@ -147,7 +149,10 @@ impl Tunnel {
 
     pub(super) fn window_open(&self) -> bool {
         let in_flight = self.current.as_ref().map_or(0, |s| s.ledger.in_flight());
-        in_flight < self.rate.window() && self.allows(self.mtud.size())
+        // Where a probe timeout has passed in silence, the path may be gone: a few packets go on looking.
+        let window = self.rate.window();
+        let window = if self.pto_backoff > 0 { window.min(SILENT_WINDOW) } else { window };
+        in_flight < window && self.allows(self.mtud.size())
     }
 
     /// Whether the peer's address may be sent a packet of that size.

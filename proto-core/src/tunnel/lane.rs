@@ -347,7 +347,13 @@ impl SendLane {
         symbol.queued = true;
         let stubborn = symbol.losses >= STUBBORN && symbol.content.len() > BASE_SYMBOL;
         let copies = symbol.losses.saturating_add(extra).min(MAX_COPIES);
-        self.repairs.push_back(Repair { ssn, copies });
+        // The oldest first: all that came after it waits for it. One that was a probe meanwhile would come
+        // last.
+        if self.repairs.front().is_some_and(|front| ssn < front.ssn) {
+            self.repairs.push_front(Repair { ssn, copies });
+        } else {
+            self.repairs.push_back(Repair { ssn, copies });
+        }
         self.stubborn |= stubborn;
     }
 

@@ -206,6 +206,8 @@ pub(crate) struct Tunnel {
     pto_backoff: u32,
     probes_owed: u8,
     last_heard: Option<Instant>,
+    /// When an acknowledgement last told of newer packets.
+    reported: Option<Instant>,
     turns: Turns,
     /// Datagrams are marked as ECN-capable: not where all that are vanish.
     ecn: bool,
@@ -272,6 +274,7 @@ impl Tunnel {
             pto_backoff: 0,
             probes_owed: 0,
             last_heard: None,
+            reported: None,
             turns: Turns::new(),
             ecn: true,
             closing: false,
@@ -545,7 +548,8 @@ impl Tunnel {
             return None;
         }
         let oldest = self.current.as_ref()?.ledger.oldest_in_flight()?;
-        Some(oldest + self.flight_time())
+        // From the last report on: while there are some, the window opens by them.
+        Some(self.reported.map_or(oldest, |at| at.max(oldest)) + self.flight_time())
     }
 
     /// Time passed.

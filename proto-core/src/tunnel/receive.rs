@@ -323,6 +323,9 @@ impl Tunnel {
             });
         }
         if is_current {
+            if report.newest_sent.is_some() {
+                self.reported = Some(now);
+            }
             self.rate.on_report(now, &report, in_flight, self.rtt.min());
         }
     }
