@@ -544,7 +544,9 @@ impl Tunnel {
 
     fn write_off_at(&self, wants: [bool; 3]) -> Option<Instant> {
         let waiting = wants.contains(&true) || self.lanes.iter().any(SendLane::has_repairs);
-        if !waiting || self.window_open() {
+        // While symbols are unacknowledged, a probe timeout comes first.
+        let may_hear = self.pto_backoff == 0 && self.has_unacked();
+        if !waiting || may_hear || self.window_open() {
             return None;
         }
         let oldest = self.current.as_ref()?.ledger.oldest_in_flight()?;
