@@ -67,10 +67,11 @@ impl Round {
         self.sum = self.sum.saturating_add(transit);
     }
 
-    /// How far above the least of all the least of so few is to be expected, where they scatter.
+    /// How far above the least of all the least of so few may be by chance, where they scatter: if evenly,
+    /// one time in some thousand.
     fn scatter(&self) -> i64 {
         let samples = i64::from(self.samples);
-        (self.sum / samples.max(1)).saturating_sub(self.min).saturating_mul(4) / (samples + 1)
+        (self.sum / samples.max(1)).saturating_sub(self.min).saturating_mul(16) / (samples + 1)
     }
 }
 
@@ -154,7 +155,8 @@ impl Delay {
         let (samples, min, sum) = std::mem::replace(&mut self.rtts, NO_RTTS);
         if samples >= SAMPLES {
             let spread = (sum / samples).saturating_sub(min);
-            self.spread = (self.spread * 7 + spread) / 8;
+            let before = if self.spread.is_zero() { spread } else { self.spread };
+            self.spread = (before * 7 + spread) / 8;
         }
     }
 
@@ -162,6 +164,11 @@ impl Delay {
     /// which delay the fastest packets, too.
     pub(super) fn spread(&self) -> Duration {
         self.spread
+    }
+
+    /// Whether packets overtake each other by more than a queue's tolerance.
+    pub(super) fn is_jittery(&self) -> bool {
+        self.spread > LEAST_QUEUE
     }
 
     /// Queueing delay that is taken for none.
@@ -187,11 +194,6 @@ impl Delay {
         let queue = round.min.saturating_sub(self.transit.get());
         let none = micros(self.tolerance()).saturating_add(round.scatter());
         (queue > none).then_some(Duration::from_micros(queue.unsigned_abs()))
-    }
-
-    /// Whether a packet of this transit time has met no queue.
-    pub(super) fn is_clear(&self, transit: i64) -> bool {
-        transit.saturating_sub(self.transit.get()) <= micros(self.tolerance())
     }
 }
 
@@ -240,6 +242,6 @@ mod tests {
             }
         }
         assert!(doubted_at.is_some_and(|at| at < epoch() + MS * 21_000), "{doubted_at:?}");
-        assert!(delay.least() == Some(MS * 90) && delay.is_clear(66_000));
+        assert!(delay.least() == Some(MS * 90) && !delay.is_rising());
     }
 }

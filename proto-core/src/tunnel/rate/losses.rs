@@ -5,6 +5,8 @@ use crate::tunnel::ledger::Report;
 /// Packets that make a sample of the link's own loss, and over how many it is averaged.
 const SAMPLE: u64 = 64;
 const MEMORY: u64 = 2048;
+/// Of those that met a queue only lower samples count: they are long, lest chance or jitter lowers it.
+const QUEUED_SAMPLE: u64 = 1024;
 /// What is sent slower than the bottleneck is never dropped by it: loss at other times counts up to so much
 /// above the loss at those times.
 const MARGIN: f64 = 0.03;
@@ -52,6 +54,8 @@ pub(super) struct Losses {
     /// Packets that `share` rests on.
     packets: u64,
     tally: Tally,
+    /// Of packets that met a queue.
+    queued: Tally,
     slow_share: Option<f64>,
     slow: Tally,
     round: Tally,
@@ -59,10 +63,13 @@ pub(super) struct Losses {
 }
 
 impl Losses {
-    /// Takes a report; `clear`: its packets met no queue.
-    pub(super) fn on_report(&mut self, report: &Report, sent: Sent, clear: bool) {
+    /// Takes a report; `clear`: its packets met no queue. Where packets overtake each other, those of a short
+    /// time cannot be told from those before and after.
+    pub(super) fn on_report(&mut self, report: &Report, sent: Sent, clear: bool, jittery: bool) {
         self.round.add(report);
-        if sent == Sent::Slow {
+        if jittery {
+            self.slow_share = None;
+        } else if sent == Sent::Slow {
             self.slow.add(report);
             if self.slow.passed >= SLOW_SAMPLE {
                 let sample = self.slow.share();
@@ -71,17 +78,22 @@ impl Losses {
                 self.slow = Tally::default();
             }
         }
-        if !clear || sent == Sent::Fast {
-            self.tally = Tally::default();
+        let is_own = clear && sent != Sent::Fast;
+        let tally = if is_own { &mut self.tally } else { &mut self.queued };
+        tally.add(report);
+        if tally.passed < if is_own { SAMPLE } else { QUEUED_SAMPLE } {
             return;
         }
-        self.tally.add(report);
-        if self.tally.passed >= SAMPLE {
-            self.packets = (self.packets + self.tally.passed).min(MEMORY);
-            // The first samples are averaged.
-            let weight = self.tally.passed as f64 / self.packets as f64;
-            self.share += (self.tally.share() - self.share) * weight;
-            self.tally = Tally::default();
+        let sample = std::mem::take(tally);
+        if is_own {
+            self.packets = (self.packets + sample.passed).min(MEMORY);
+        }
+        // The first samples are averaged.
+        let weight = (sample.passed as f64 / self.packets.max(1) as f64).min(1.0);
+        // A queue adds to the loss and never takes from it: where one stands, the link's own is no more
+        // than what is lost in all.
+        if is_own || sample.share() < self.share {
+            self.share += (sample.share() - self.share) * weight;
         }
     }
 

@@ -44,6 +44,8 @@ const WINDOW_GAIN: f64 = 2.0;
 const DRAIN_GAIN: f64 = 0.35;
 const UP_GAIN: f64 = 1.25;
 const DOWN_GAIN: f64 = 0.75;
+/// For more than a quarter of a round trip.
+const DEEP_DOWN_GAIN: f64 = 0.5;
 /// Startup ends when the rate grew by less than a quarter in three rounds (§5.3.1.2).
 const FULL_GROWTH: f64 = 1.25;
 const FULL_ROUNDS: u32 = 3;
@@ -78,6 +80,7 @@ const CRUISE_LEAST: Duration = Duration::from_millis(400);
 const CRUISE_MOST: Duration = Duration::from_secs(3);
 /// Draining did not help so often in a row: others keep the queue filled.
 const DRAINS_TO_RIVAL: u32 = 2;
+const DRAIN_HELPS: f64 = 0.7;
 /// They are believed gone after so many rounds in a row without a standing queue.
 const ROUNDS_TO_ALONE: u32 = 8;
 
@@ -93,7 +96,7 @@ enum Phase {
     Drain,
     Cruise { until: Instant, since_round: u64 },
     Up { until: Instant },
-    Down { until: Instant, to_bdp: bool },
+    Down { until: Instant, gain: f64, to_bdp: bool },
     ProbeRtt { until: Instant },
 }
 
@@ -144,6 +147,8 @@ pub(crate) struct PathModel {
     grown_trains: u32,
     /// Drains of a standing queue in a row that did not help.
     drains: u32,
+    /// The queue that stood before the last one.
+    drained: Duration,
     /// Others keep the queue filled.
     rival: bool,
     clear_rounds: u32,
@@ -171,6 +176,7 @@ impl PathModel {
             train: None,
             grown_trains: 0,
             drains: 0,
+            drained: Duration::ZERO,
             rival: false,
             clear_rounds: 0,
             window_gain: WINDOW_GAIN,
@@ -213,7 +219,7 @@ impl PathModel {
             Phase::Startup => STARTUP_GAIN,
             Phase::Drain => DRAIN_GAIN,
             Phase::Up { .. } => UP_GAIN,
-            Phase::Down { .. } => DOWN_GAIN,
+            Phase::Down { gain, .. } => gain,
             Phase::Cruise { .. } | Phase::ProbeRtt { .. } => 1.0,
         }
     }
@@ -231,7 +237,7 @@ impl PathModel {
     }
 
     fn cruise(&mut self, now: Instant) {
-        let length = (self.rtt() * CRUISE_ROUNDS).clamp(CRUISE_LEAST, CRUISE_MOST);
+        let length = (self.usual_rtt() * CRUISE_ROUNDS).clamp(CRUISE_LEAST, CRUISE_MOST);
         self.enter(Phase::Cruise { until: now + length, since_round: self.round });
     }
 
@@ -250,7 +256,8 @@ impl PathModel {
         } else {
             let queue = TRAIN_QUEUE.min(rtt / TRAIN_SHARE);
             let packets = Duration::from_secs_f64(TRAIN_LEAST * PACKET / self.pacing_rate());
-            queue.div_f64(UP_GAIN - 1.0).max(packets)
+            // Jitter blurs the ends of a train: it is longer than those.
+            queue.div_f64(UP_GAIN - 1.0).max(packets).max(self.delay.spread() * 3)
         };
         self.enter(Phase::Up { until: now + time });
         self.train = Some(Train {
@@ -264,8 +271,9 @@ impl PathModel {
 
     /// Takes back what stands in the queue by our doing.
     fn down(&mut self, now: Instant, queue: Duration) {
-        let time = queue.div_f64(1.0 - DOWN_GAIN).min(self.rtt().max(Duration::from_millis(20)));
-        self.enter(Phase::Down { until: now + time, to_bdp: self.rival });
+        let gain = if queue > self.rtt() / 4 { DEEP_DOWN_GAIN } else { DOWN_GAIN };
+        let time = queue.div_f64(1.0 - gain).min(self.rtt() * 4);
+        self.enter(Phase::Down { until: now + time, gain, to_bdp: self.rival });
     }
 
     fn on_rate(&mut self, report: &Report) {
@@ -351,10 +359,17 @@ impl PathModel {
     fn on_cruise_round(&mut self, now: Instant, queue: Option<Duration>) {
         let Some(queue) = queue else {
             self.drains = 0;
+            self.drained = Duration::ZERO;
             return;
         };
         if self.rival {
             return;
+        }
+        // Ours would have shrunk by what was taken back.
+        let helped = queue < self.drained.mul_f64(DRAIN_HELPS);
+        self.drained = queue;
+        if helped {
+            self.drains = 0;
         }
         if self.drains >= DRAINS_TO_RIVAL {
             self.rival = true;
@@ -406,7 +421,7 @@ impl PathModel {
                     self.down(now, TRAIN_QUEUE.min(self.rtt() / TRAIN_SHARE));
                 }
             }
-            Phase::Down { until, to_bdp } => {
+            Phase::Down { until, to_bdp, .. } => {
                 if now >= until || (to_bdp && is_drained) {
                     self.cruise(now);
                 }
@@ -426,8 +441,13 @@ impl Controller for PathModel {
         self.rtt_hint = floor_rtt;
         self.marks += report.ce_marks;
         if let Some(epoch) = report.epoch {
-            let clear = report.transit.is_some_and(|transit| self.delay.is_clear(transit));
-            self.losses.on_report(report, self.how_sent(epoch), clear);
+            let clear = !self.delay.is_rising();
+            // While the rate doubles, so does the number of packets that jitter holds back: not to be told
+            // from loss.
+            let jittery = self.delay.is_jittery();
+            let is_vague = self.phase == Phase::Startup && jittery;
+            let sent = if is_vague { Sent::Fast } else { self.how_sent(epoch) };
+            self.losses.on_report(report, sent, clear, jittery);
         }
         self.on_rate(report);
         self.on_train(now, report);
