@@ -1,5 +1,6 @@
-//! Three bulk flows at the same time on one link.
+//! Bulk flows of several systems at the same time on one link.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// What was found, what went wrong, and what was set.
 pub(super) type Fairness = (FairReport, Vec<String>, Vec<(String, String)>);
 
-/// The relay, kernel CUBIC and kernel BBR beside each other.
+/// The systems beside each other.
 pub(super) fn fair(
     shape: &Shape,
     options: &AbOptions,
     stop: &AtomicBool,
 ) -> Result<Fairness, AbError> {
     let link = LiveLink::start(shape)?;
-    let kernel = |name: &str| System::Kernel(name.to_owned());
-    let systems = [System::Relay, kernel("cubic"), kernel("bbr")];
+    let systems = &options.systems;
     let mut scenes = Vec::new();
-    for system in &systems {
+    for system in systems {
         let seed = shape.seed().child("data").child(&system.to_string());
         let scene =
             Scene::start(&link, system, options.loopback.as_deref(), options.duration, seed, stop)?;
@@ -41,6 +41,7 @@ pub(super) fn fair(
     let mut marked = false;
     let (mut first, others) = (scenes.remove(0), scenes);
     let mut figures = None;
+    let first_stage = Arc::clone(&first.stage);
     let ended = first.watch(clients, end + DRAIN, stop, &mut |now| {
         if !marked && now >= half {
             link.mark();
@@ -53,7 +54,7 @@ pub(super) fn fair(
             others.iter().for_each(|scene| scene.stage.close());
         }
         for broken in others.iter().filter_map(Scene::broken) {
-            others[0].stage.fail(broken);
+            first_stage.fail(broken);
         }
     });
     others.iter().for_each(|scene| scene.stage.close());
@@ -68,7 +69,7 @@ pub(super) fn fair(
     let figures = figures.unwrap_or_else(|| link.figures())[which];
     let mut failures = Vec::new();
     let mut flows = Vec::new();
-    for (system, scene) in systems.into_iter().zip(std::iter::once(first).chain(others)) {
+    for (system, scene) in systems.iter().cloned().zip(std::iter::once(first).chain(others)) {
         flows.push(flow(system, scene, options, &mut failures));
     }
     share(&mut flows);

@@ -123,7 +123,9 @@ fn compare(
     report: &mut AbReport,
 ) -> Result<(), AbError> {
     if options.fair {
-        progress.say(&format!("{} % loss: relay, cubic and bbr at once", shape.loss_pct));
+        let systems: Vec<_> = options.systems.iter().map(System::to_string).collect();
+        let systems = systems.join(", ");
+        progress.say(&format!("{} % loss: {systems} at once", shape.loss_pct));
         let (found, failures, settings) = fair::fair(shape, options, stop)?;
         report.settings = settings;
         report.failures.extend(failures);

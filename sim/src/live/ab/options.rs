@@ -23,7 +23,7 @@ pub struct AbArgs {
     /// what to measure, separated by commas: bulk, connect, ping, beside (default all)
     #[argh(option, default = "List(Measure::ALL.to_vec())")]
     pub measure: List<Measure>,
-    /// instead: the relay's bulk flow, one of kernel CUBIC and one of kernel BBR at the same time
+    /// instead: a bulk flow of each of the systems, all at the same time on one link
     #[argh(switch)]
     pub fair: bool,
     /// round trip time in milliseconds (default 271)
@@ -212,7 +212,7 @@ pub struct AbOptions {
     pub systems: Vec<System>,
     /// What to measure.
     pub measures: Vec<Measure>,
-    /// All at once, bulk only.
+    /// All systems at once, bulk only.
     pub fair: bool,
     /// How long bulk data is sent.
     pub duration: Duration,
@@ -277,8 +277,7 @@ impl AbOptions {
             System::Relay => None,
             System::Kernel(name) => Some(name.as_str()),
         });
-        let named = if self.fair { vec!["cubic", "bbr"] } else { kernel.collect() };
-        self.loopback.as_deref().into_iter().chain(named).collect()
+        self.loopback.as_deref().into_iter().chain(kernel).collect()
     }
 }
 
