@@ -139,6 +139,7 @@ fn run(loss: f64) -> Run {
             ]),
             links: both.map(|l| (l.to_owned(), link)).into(),
             queues: both.map(|l| (l.to_owned(), QueueOutcome::default())).into(),
+            wire_per_byte: Some(1.12 / (1.0 - loss / 100.0)),
             tunnels: both.map(|l| (l.to_owned(), tunnel)).into(),
             expectations: vec![ExpectationOutcome {
                 text: "keys.p99_over_rtt_ms <= 100".to_owned(),
@@ -380,6 +381,7 @@ fn any_run() -> impl Strategy<Value = Run> {
                     workloads,
                     links: BTreeMap::new(),
                     queues: BTreeMap::new(),
+                    wire_per_byte: None,
                     tunnels,
                     expectations: Vec::new(),
                     series,
