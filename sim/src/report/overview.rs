@@ -92,7 +92,8 @@ fn cells(
     cells.extend(shape.seeds.then(|| once(outcome.seed.to_string())));
     cells.extend(measured(found, shape.latency));
     cells.push(by_run(outcome.wire_per_byte.map_or("–".to_owned(), human)));
-    let short: String = outcome.trace_hash.chars().take(12).collect();
+    let digits = if shape.systems { 8 } else { 12 };
+    let short: String = outcome.trace_hash.chars().take(digits).collect();
     let (hash, short) = (escape(&outcome.trace_hash), escape(&short));
     cells.push(by_run(format!("<code title=\"{hash}\">{short}</code>")));
     cells

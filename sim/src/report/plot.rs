@@ -20,7 +20,7 @@ const TEXT: u32 = 14;
 /// Room for the labels of the y axis, in units of a plot: a narrow page has larger text.
 const BESIDE: u32 = 80;
 /// Room on the right for half a label of the x axis.
-const RIGHT: u32 = 16;
+const RIGHT: u32 = 24;
 /// The library divides font sizes by this on the way into the SVG.
 const FONT_DIVISOR: f64 = 1.24;
 /// Width that one character takes, in units of a plot, where a narrow page has larger text.

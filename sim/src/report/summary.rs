@@ -286,6 +286,7 @@ fn redundancy(groups: &[Group<'_>]) -> Option<Plot> {
         (source > 0.0).then(|| extra / source * 100.0)
     };
     let mut lines = Vec::new();
+    let groups: Vec<_> = groups.iter().filter(|group| group.losses().len() > 1).collect();
     for (i, group) in groups.iter().enumerate().take(LINES / 2) {
         let parity = group.curve(|r| share(r, |t| t.parity_out));
         let again = group.curve(|r| share(r, |t| t.retransmitted.saturating_add(t.pto_sent)));
@@ -298,7 +299,7 @@ fn redundancy(groups: &[Group<'_>]) -> Option<Plot> {
     if lines.is_empty() {
         return None;
     }
-    let x = loss_axis(&groups.iter().collect::<Vec<_>>());
+    let x = loss_axis(&groups);
     let worst = x.hi.min(95.0);
     let least = |i: u32| {
         let loss = worst * f64::from(i) / 50.0;
@@ -323,32 +324,31 @@ fn distribution(group: &Group<'_>, name: &str) -> Option<Plot> {
     let versus = group.runs.iter().any(|run| !run.direct.is_empty());
     let one = group.runs.len() == 1;
     let systems = if one { System::ALL.as_slice() } else { &[System::Relay] };
-    let mut sampled: Vec<(String, &WorkloadOutcome)> = group
+    // The relay last: on top, where lines coincide.
+    let mut sampled: Vec<(&Run, System, &WorkloadOutcome)> = group
         .runs
         .iter()
-        .flat_map(|run| systems.iter().map(move |system| (run, *system)))
-        .filter_map(|(run, system)| {
-            let label = if one && versus { system.name().to_owned() } else { run.label() };
-            Some((label, run.of(system)?.workloads.get(name)?))
-        })
-        .filter(|(_, workload)| !workload.samples_us.is_empty())
+        .flat_map(|run| systems.iter().rev().map(move |system| (*run, *system)))
+        .filter_map(|(run, system)| Some((run, system, run.of(system)?.workloads.get(name)?)))
+        .filter(|(.., workload)| !workload.samples_us.is_empty())
         .collect();
     let all = sampled.len();
     if all > RAMP {
-        sampled = (0..RAMP).map(|i| sampled[i * (all - 1) / (RAMP - 1)].clone()).collect();
+        sampled = (0..RAMP).map(|i| sampled[i * (all - 1) / (RAMP - 1)]).collect();
     }
     let count = sampled.len();
     let mut lines: Vec<Line> = sampled
         .iter()
         .enumerate()
-        .map(|(i, (label, workload))| Line {
-            name: label.clone(),
-            ink: Ink::of_ordered(i, count),
-            points: tail(&workload.samples_us),
-            dots: false,
+        .map(|(i, (run, system, workload))| {
+            let (name, ink) = match one && versus {
+                true => (system.name().to_owned(), system.ink()),
+                false => (run.label(), Ink::of_ordered(i, count)),
+            };
+            Line { name, ink, points: tail(&workload.samples_us), dots: false }
         })
         .collect();
-    let most = sampled.iter().map(|(_, w)| w.samples_us.len()).max()?;
+    let most = sampled.iter().map(|(.., w)| w.samples_us.len()).max()?;
     let decades = (libm::ceil(libm::log10(most as f64)) as u32).clamp(1, 5);
     let x = time_axis(&lines);
     if let Some(rtt) = group.rtt_ms.filter(|rtt| (x.lo..x.hi).contains(&x.at(*rtt))) {

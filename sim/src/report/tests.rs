@@ -293,7 +293,7 @@ fn plots_show_the_relay_and_both_kinds_of_quic() {
     for title in [
         "Goodput against loss, second half",
         "Goodput against loss, first 15 s",
-        "Goodput against loss, second half, by decades",
+        "Goodput against loss, by decades",
         "Cost against loss",
         "Latency against loss, p50: keys",
         "Latency against loss, p99: keys",

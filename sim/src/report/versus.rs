@@ -87,11 +87,11 @@ fn goodput_by_decades(group: &Group<'_>, name: &str, of: &str) -> Option<Plot> {
     }
     let y = Axis::logarithmic(least.max(best * DEPTH), best, "goodput (Mbit/s)");
     let x = loss_axis(&[group]);
-    let mut note = "The same on a logarithmic scale.".to_owned();
+    let mut note = "The second half on a logarithmic scale.".to_owned();
     if least < best * DEPTH {
         note += " What is less than the scale has stands at its foot.";
     }
-    let title = format!("Goodput against loss, second half, by decades{of}");
+    let title = format!("Goodput against loss, by decades{of}");
     Some(plot(title, note, x, y, lines))
 }
 
