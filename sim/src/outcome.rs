@@ -29,6 +29,9 @@ pub struct Outcome {
     pub links: BTreeMap<String, LinkCounters>,
     /// What was sent into each direction of each link over time, and how long it waited there.
     pub queues: BTreeMap<String, QueueOutcome>,
+    /// With two PoPs: bytes put on the link, with IP and UDP headers, per byte of payload that arrived,
+    /// both in the direction that carries most. Absent if nothing arrived there.
+    pub wire_per_byte: Option<f64>,
     /// What the nodes counted, by tunnel (`a>b`: at `a`, towards `b`).
     pub tunnels: BTreeMap<String, TunnelOutcome>,
     /// The scenario's expectations.

@@ -104,8 +104,30 @@ pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError
     engine.check();
     engine.trace().finish()?;
     let mut outcome = engine.outcome(&scenario.full_name());
+    outcome.wire_per_byte = wire_per_byte(scenario, &outcome);
     outcome.expectations = scenario::evaluate(scenario, &outcome);
     Ok(outcome)
+}
+
+/// See [`Outcome::wire_per_byte`]. Where there are more PoPs, payload may cross several links.
+fn wire_per_byte(scenario: &Scenario, outcome: &Outcome) -> Option<f64> {
+    let [link] = scenario.links.as_slice() else { return None };
+    if scenario.pops.len() != 2 {
+        return None;
+    }
+    let offered = |&(from, to): &(scenario::PopId, scenario::PopId)| {
+        let counters = outcome.links.get(&scenario.direction_name(from, to));
+        counters.map_or(0, |counters| counters.offered_bytes)
+    };
+    let ways = [link.ends, (link.ends.1, link.ends.0)];
+    let way = ways.into_iter().max_by_key(offered)?;
+    let payload: u64 = scenario
+        .workloads
+        .iter()
+        .filter_map(|w| Some((w, outcome.workloads.get(w.name.as_str())?)))
+        .map(|(w, found)| if w.from == way.0 { found.bytes_up } else { found.bytes_down })
+        .sum();
+    (payload > 0).then(|| offered(&way) as f64 / payload as f64)
 }
 
 fn set_up(scenario: &Scenario, options: RunOptions) -> Result<Engine, RunError> {

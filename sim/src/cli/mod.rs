@@ -8,6 +8,7 @@ mod compare;
 #[cfg(feature = "live")]
 mod demo;
 mod diff;
+mod jobs;
 #[cfg(all(feature = "live", target_os = "linux"))]
 mod link;
 mod list;

@@ -1,22 +1,27 @@
 //! `entrouter-sim report`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{again, failed, load, misused, say, unrunnable, verdict};
-use crate::link::{LinkConfig, Loss};
+use super::jobs::{Job, run_all};
+use super::{again, failed, load, misused, say, stop_on_signal, unrunnable, verdict};
+use crate::link::{Burst, LinkConfig, Loss};
 use crate::outcome::Outcome;
-use crate::report::{Page, Run, render};
+#[cfg(feature = "compare")]
+use crate::quic::Congestion;
+use crate::report::{Page, Run, System, render};
 use crate::scenario::{self, Scenario};
-use crate::stage::{self, RunOptions};
+use crate::stage::{self, Carrier};
 
 /// Interval of samples.
 const SAMPLE: Duration = Duration::from_millis(250);
 
-/// Run a scenario and all its cases, and write one HTML page with plots.
+/// Run a scenario and all its cases, over the relay and, to compare, over one QUIC connection, and
+/// write one HTML page with plots.
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "report")]
 pub(super) struct Args {
@@ -32,7 +37,19 @@ pub(super) struct Args {
     /// another value for a key, such as link.rtt_ms=80; may be given again
     #[argh(option)]
     set: Vec<String>,
+    /// leave QUIC out: that is faster
+    #[argh(switch)]
+    alone: bool,
 }
+
+/// What QUIC is run with.
+#[cfg(feature = "compare")]
+const DIRECT: &[(System, Carrier)] = &[
+    (System::QuicBbr, Carrier::Quic(Congestion::Bbr)),
+    (System::QuicCubic, Carrier::Quic(Congestion::Cubic)),
+];
+#[cfg(not(feature = "compare"))]
+const DIRECT: &[(System, Carrier)] = &[];
 
 pub(super) fn report(args: &Args) -> ExitCode {
     let names = match scenario::cases(&args.scenario) {
@@ -44,12 +61,28 @@ pub(super) fn report(args: &Args) -> ExitCode {
         Ok(scenarios) => scenarios,
         Err(error) => return misused(&error),
     };
-    let mut runs = Vec::new();
     for scenario in &scenarios {
-        let options = RunOptions { sample: Some(SAMPLE), ..RunOptions::new(args.seed) };
-        match stage::run(scenario, options) {
-            Ok(outcome) => runs.push(described(scenario, outcome)),
-            Err(error) => return unrunnable(&scenario.full_name(), &error),
+        if let Err(error) = stage::check(scenario, Carrier::Relay) {
+            return unrunnable(&scenario.full_name(), &error);
+        }
+    }
+    let (jobs, alone) = jobs(&scenarios, args.alone);
+    let stop = match stop_on_signal() {
+        Ok(stop) => stop,
+        Err(error) => return failed(&error),
+    };
+    let all: Vec<Job<'_>> = jobs.iter().map(|(_, job)| *job).collect();
+    let outcomes = match run_all(&all, args.seed, &stop) {
+        Ok(outcomes) => outcomes,
+        Err(error) => return failed(&error),
+    };
+    let mut runs: Vec<Run> = Vec::new();
+    for ((system, job), outcome) in jobs.iter().zip(outcomes) {
+        match (system, runs.last_mut()) {
+            (System::Relay, _) | (_, None) => runs.push(described(job.scenario, outcome)),
+            (_, Some(run)) => {
+                run.direct.insert(*system, outcome);
+            }
         }
     }
     let Some(base) = scenarios.first() else { return misused(&"there is nothing to run") };
@@ -58,8 +91,14 @@ pub(super) fn report(args: &Args) -> ExitCode {
     let page = Page {
         title: format!("{}: {}", base.name, base.title),
         about: base.about.clone(),
-        command: format!("entrouter-sim report {} --seed {}{set}", args.scenario, args.seed),
+        command: format!(
+            "entrouter-sim report {} --seed {}{set}{}",
+            args.scenario,
+            args.seed,
+            if args.alone { " --alone" } else { "" }
+        ),
         runs,
+        alone,
     };
     let written = render(&page)
         .map_err(|error| error.to_string())
@@ -71,6 +110,25 @@ pub(super) fn report(args: &Args) -> ExitCode {
     unwell.iter().for_each(|run| say(&format!("{} failed", run.outcome.scenario)));
     say(&format!("{} runs, written to {out}", page.runs.len()));
     verdict(unwell.is_empty())
+}
+
+/// The runs of each scenario, the relay's first, and why some are the relay's alone.
+fn jobs(scenarios: &[Scenario], alone: bool) -> (Vec<(System, Job<'_>)>, Option<String>) {
+    let mut jobs = Vec::new();
+    let mut why = None;
+    for scenario in scenarios {
+        let carrier = Carrier::Relay;
+        jobs.push((System::Relay, Job { scenario, carrier, sample: Some(SAMPLE) }));
+        for &(system, carrier) in if alone { &[] } else { DIRECT } {
+            match stage::check(scenario, carrier) {
+                Ok(()) => jobs.push((system, Job { scenario, carrier, sample: None })),
+                Err(error) => {
+                    why.get_or_insert_with(|| format!("Not compared with QUIC: {error}"));
+                }
+            }
+        }
+    }
+    (jobs, why)
 }
 
 /// A run with the parameters of the link that its first workload goes over: of its two directions,
@@ -86,7 +144,9 @@ fn described(scenario: &Scenario, outcome: Outcome) -> Run {
         loss_pct: greater(|config| Some(loss_pct(config.loss))),
         rtt_ms: link.map(|link| link.rtt.as_secs_f64() * 1e3),
         rate_mbps: greater(|config| config.rate.map(|rate| rate.mbps)),
+        bursts: link.map_or_else(String::new, |link| bursts(&link.forth, &link.back)),
         outcome,
+        direct: BTreeMap::new(),
     }
 }
 
@@ -94,5 +154,19 @@ fn loss_pct(loss: Loss) -> f64 {
     match loss {
         Loss::None => 0.0,
         Loss::Bernoulli { average } | Loss::GilbertElliott { average, .. } => average * 100.0,
+    }
+}
+
+/// How losses bunch in the direction where most is lost.
+fn bursts(forth: &LinkConfig, back: &LinkConfig) -> String {
+    let worse = if loss_pct(back.loss) > loss_pct(forth.loss) { back } else { forth };
+    match worse.loss {
+        Loss::GilbertElliott { mean_burst: Burst::Packets(mean), .. } => {
+            format!("bursts of {mean} packets")
+        }
+        Loss::GilbertElliott { mean_burst: Burst::Time(mean), .. } => {
+            format!("bursts of {} ms", mean.as_secs_f64() * 1e3)
+        }
+        Loss::None | Loss::Bernoulli { .. } => String::new(),
     }
 }

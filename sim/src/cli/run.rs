@@ -117,7 +117,7 @@ pub(super) fn workloads(outcome: &Outcome) -> Table {
 }
 
 /// Columns of [`workload_row`].
-pub(super) const HEAD: [&str; 12] = [
+const HEAD: [&str; 12] = [
     "workload",
     "opened",
     "done",
@@ -132,7 +132,7 @@ pub(super) const HEAD: [&str; 12] = [
     "max ms",
 ];
 
-pub(super) fn workload_row(name: &str, workload: &WorkloadOutcome) -> Vec<String> {
+fn workload_row(name: &str, workload: &WorkloadOutcome) -> Vec<String> {
     let counts = [
         workload.connections,
         workload.completed,

@@ -209,6 +209,7 @@ impl Engine {
             workloads: workloads.map(|s| (s.workload.name.clone(), s.meter.outcome())).collect(),
             links: links.clone().map(|way| (way.name.clone(), way.link.counters())).collect(),
             queues: links.map(|way| (way.name.clone(), way.watch.outcome())).collect(),
+            wire_per_byte: None,
             tunnels,
             expectations: Vec::new(),
             series: self.sampler.as_ref().map(|sampler| sampler.series.clone()),

@@ -80,6 +80,7 @@ fn identity(run: &Run) -> String {
     ]
     .into_iter()
     .flatten()
+    .chain((!run.bursts.is_empty()).then(|| escape(&run.bursts)))
     .collect();
     let mut html = String::from("<dl class=\"facts\">\n");
     if !link.is_empty() {

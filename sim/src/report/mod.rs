@@ -5,22 +5,24 @@
 
 mod details;
 mod html;
+mod overview;
 mod palette;
 mod plot;
 mod scale;
 mod summary;
 mod timeline;
+mod versus;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use crate::outcome::{Outcome, WorkloadOutcome};
-use html::{Table, escape};
-use scale::{human, millis, plain};
+use crate::outcome::Outcome;
+use html::escape;
+use palette::Ink;
 
 /// One scenario with its runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,39 @@ pub struct Page {
     pub runs: Vec<Run>,
     /// The command line that reproduces the runs.
     pub command: String,
+    /// Why there are no runs over QUIC, if that needs saying: a sentence without its full stop.
+    pub alone: Option<String>,
+}
+
+/// What carried the connections of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum System {
+    /// Entrouter Line.
+    Relay,
+    /// One QUIC connection with BBR.
+    QuicBbr,
+    /// One QUIC connection with CUBIC.
+    QuicCubic,
+}
+
+impl System {
+    const ALL: [Self; 3] = [Self::Relay, Self::QuicBbr, Self::QuicCubic];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::QuicBbr => "QUIC, BBR",
+            Self::QuicCubic => "QUIC, CUBIC",
+        }
+    }
+
+    fn ink(self) -> Ink {
+        Ink::System(match self {
+            Self::Relay => 0,
+            Self::QuicBbr => 1,
+            Self::QuicCubic => 2,
+        })
+    }
 }
 
 /// One run, with what plots need to know about the link that it went over. Runs are compared with
@@ -47,11 +82,19 @@ pub struct Run {
     pub rtt_ms: Option<f64>,
     /// Rate of the link, Mbit/s.
     pub rate_mbps: Option<f64>,
+    /// How losses bunch, such as "bursts of 5 packets"; empty if each packet is lost for itself.
+    pub bursts: String,
     /// What was found out.
     pub outcome: Outcome,
+    /// What was found out of the same traffic over other systems on the same link.
+    pub direct: BTreeMap<System, Outcome>,
 }
 
 impl Run {
+    fn of(&self, system: System) -> Option<&Outcome> {
+        if system == System::Relay { Some(&self.outcome) } else { self.direct.get(&system) }
+    }
+
     /// The case, or the scenario if it has no cases.
     fn label(&self) -> String {
         if self.case.is_empty() { self.outcome.scenario.clone() } else { self.case.clone() }
@@ -87,7 +130,10 @@ pub fn render(page: &Page) -> Result<String, ReportError> {
     );
     out += &head(page);
     out += "<h2>All runs</h2>\n";
-    out += &overview(&page.runs);
+    out += &overview::table(&page.runs);
+    if let Some(why) = &page.alone {
+        out += &format!("<p class=\"note\">{}.</p>\n", escape(why));
+    }
     out += &failures(&page.runs);
     let plots = summary::plots(&page.runs);
     if !plots.is_empty() {
@@ -133,57 +179,6 @@ fn head(page: &Page) -> String {
         escape(&page.about),
         escape(&page.command)
     )
-}
-
-/// One row for each workload of each run.
-fn overview(runs: &[Run]) -> String {
-    let several_seeds = seeds(runs).len() > 1;
-    let mut columns = vec!["Case", "Verdict", "Workload", "Loss,<br>%"];
-    if several_seeds {
-        columns.push("Seed");
-    }
-    columns.extend(["Goodput,<br>Mbit/s", "second<br>half"]);
-    columns.extend(["Latency<br>p50, ms", "<br>p99", "<br>p99.9", "Trace"]);
-    let mut table = Table::new(columns);
-    for (i, run) in runs.iter().enumerate() {
-        let outcome = &run.outcome;
-        let name = format!("<a href=\"#run-{i}\">{}</a>", escape(&run.label()));
-        let verdict = details::verdict(outcome);
-        let mut about = vec![run.loss_pct.map_or("–".to_owned(), plain)];
-        if several_seeds {
-            about.push(outcome.seed.to_string());
-        }
-        let short: String = outcome.trace_hash.chars().take(12).collect();
-        let (hash, short) = (escape(&outcome.trace_hash), escape(&short));
-        let trace = format!("<code title=\"{hash}\">{short}</code>");
-        let row = |workload: &str, found: Option<&WorkloadOutcome>| {
-            let measured = found.map_or([const { String::new() }; 5], measured);
-            [escape(workload)].into_iter().chain(about.clone()).chain(measured)
-        };
-        let mut workloads = outcome.workloads.iter();
-        let first = workloads.next();
-        let cells = row(first.map_or("–", |w| w.0), first.map(|w| w.1));
-        table.row(&name, [verdict].into_iter().chain(cells).chain([trace]));
-        for (workload, found) in workloads {
-            let mut cells: Vec<String> = row(workload, Some(found)).collect();
-            cells[1..=about.len()].fill(String::new());
-            table.row("", [String::new()].into_iter().chain(cells).chain([String::new()]));
-        }
-    }
-    table.html("wide")
-}
-
-/// Goodput and latency as the overview has them.
-fn measured(found: &WorkloadOutcome) -> [String; 5] {
-    let latency = found.latency.as_ref();
-    let ms = |v: Option<f64>| v.map_or("–".to_owned(), millis);
-    [
-        human(found.goodput_mbps),
-        human(found.second_half_mbps),
-        ms(latency.map(|l| l.p50_ms)),
-        ms(latency.map(|l| l.p99_ms)),
-        ms(latency.map(|l| l.p999_ms)),
-    ]
 }
 
 /// What went wrong, run by run; the rest of a long list stands with its run.

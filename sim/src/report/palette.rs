@@ -12,6 +12,8 @@ use super::plot::UNIT;
 pub(super) const SOLID: usize = 4;
 /// All lines that a plot can tell apart.
 pub(super) const LINES: usize = 8;
+/// Systems that are compared.
+pub(super) const SYSTEMS: usize = 3;
 /// Steps of the ramp.
 pub(super) const RAMP: usize = 12;
 
@@ -27,6 +29,9 @@ pub(super) enum Ink {
     Reference,
     /// One of [`LINES`] lines without an order; from [`SOLID`] on dashed.
     Line(usize),
+    /// One of [`SYSTEMS`] that are compared. Where they coincide each can still be seen: the first is
+    /// drawn last, over the second, which is dashed, over the third.
+    System(usize),
     /// One of [`RAMP`] steps from little to much.
     Ramp(usize),
 }
@@ -50,6 +55,10 @@ const LINE: [(Rgb, Rgb); LINES] = [
     (0x3D3D3D, 0xD0D0D0),
     (0x7A4E1D, 0xC79A6B),
 ];
+
+/// The first three of the same, told apart from them by a hair. They differ in lightness, too.
+const SYSTEM: [(Rgb, Rgb); SYSTEMS] =
+    [(0x0071B2, 0x4FA8E8), (0xD45E00, 0xFF8A3D), (0x2FA584, 0x35C49B)];
 
 /// After viridis, without its pale end on light paper and without its deep end on dark, and on to
 /// orange: neighbours differ in hue and, for those who see less of it, in lightness.
@@ -84,6 +93,7 @@ impl Ink {
             Self::Grid => GRID,
             Self::Reference => REFERENCE,
             Self::Line(index) => LINE[index % LINES],
+            Self::System(index) => SYSTEM[index.min(SYSTEMS - 1)],
             Self::Ramp(step) => STEP[step.min(RAMP - 1)],
         }
     }
@@ -103,7 +113,13 @@ impl Ink {
         [Self::Text, Self::Axis, Self::Grid, Self::Reference]
             .into_iter()
             .chain((0..LINES).map(Self::Line))
+            .chain((0..SYSTEMS).map(Self::System))
             .chain((0..RAMP).map(Self::Ramp))
+    }
+
+    /// Radius of the dots of a line, in the plot's units: what is drawn earlier shows around them.
+    pub(super) fn dot(self) -> u32 {
+        if let Self::System(index) = self { 4 + index.min(SYSTEMS - 1) as u32 } else { 4 }
     }
 
     /// Lengths of dash and gap, in the plot's units.
@@ -111,6 +127,7 @@ impl Ink {
         match self {
             Self::Reference => Some((4, 4)),
             Self::Line(index) if index >= SOLID => Some((8, 4)),
+            Self::System(1) => Some((7, 7)),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use plotters::style::{IntoFont, TextStyle};
 
 use super::ReportError;
 use super::html::escape;
-use super::palette::Ink;
+use super::palette::{Ink, SYSTEMS};
 use super::scale::{Axis, drawable};
 
 /// SVG units per unit of a plot: the library rounds coordinates to whole SVG units, which would show.
@@ -20,7 +20,7 @@ const TEXT: u32 = 14;
 /// Room for the labels of the y axis, in units of a plot: a narrow page has larger text.
 const BESIDE: u32 = 80;
 /// Room on the right for half a label of the x axis.
-const RIGHT: u32 = 16;
+const RIGHT: u32 = 24;
 /// The library divides font sizes by this on the way into the SVG.
 const FONT_DIVISOR: f64 = 1.24;
 /// Width that one character takes, in units of a plot, where a narrow page has larger text.
@@ -94,7 +94,13 @@ impl Plot {
         let lines = self.lines.iter().map(|l| (l.name.as_str(), l.ink, true));
         let spans = self.spans.iter().map(|s| (s.name.as_str(), s.ink, false));
         let mut items = String::new();
-        for (name, ink, line) in lines.chain(spans) {
+        let mut named: Vec<_> = lines.chain(spans).collect();
+        // Systems come first, and not in the order in which they cover each other.
+        named.sort_by_key(|(_, ink, _)| match ink {
+            Ink::System(index) => *index,
+            _ => SYSTEMS,
+        });
+        for (name, ink, line) in named {
             if seen.contains(&(name, ink)) {
                 continue;
             }
@@ -177,7 +183,8 @@ impl Plot {
             let at: Vec<_> = stretch.iter().map(|p| (self.x.at(p.0), self.y.at(p.1))).collect();
             if line.dots || at.len() == 1 {
                 let dot = ShapeStyle::from(&line.ink.rgb()).filled();
-                chart.draw_series(at.iter().map(|p| Circle::new(*p, 4 * UNIT, dot)))?;
+                chart
+                    .draw_series(at.iter().map(|p| Circle::new(*p, line.ink.dot() * UNIT, dot)))?;
             }
             if at.len() > 1 {
                 chart.draw_series([PathElement::new(at, stroke(line.ink, width))])?;

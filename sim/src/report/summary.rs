@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Run;
 use super::palette::{Ink, LINES, RAMP};
 use super::plot::{Line, Plot};
 use super::scale::{self, Axis, drawable, greatest, plain};
+use super::{Run, System, versus};
 use crate::outcome::{Latency, TunnelOutcome, WorkloadOutcome};
 
 const WIDTH: u32 = 560;
@@ -25,9 +25,13 @@ pub(super) fn plots(runs: &[Run]) -> Vec<Plot> {
     let groups = Group::of(runs);
     let mut plots = Vec::new();
     if groups.iter().any(|g| g.losses().len() > 1) {
-        plots.extend(goodput(&groups, &bulk));
-        for name in &latent {
-            plots.extend(groups.iter().filter_map(|g| percentiles(g, name)));
+        if runs.iter().any(|run| !run.direct.is_empty()) {
+            plots.extend(versus::plots(&groups, &bulk, &latent));
+        } else {
+            plots.extend(Stretch::ALL.iter().filter_map(|s| goodput(&groups, &bulk, *s)));
+            for name in &latent {
+                plots.extend(groups.iter().filter_map(|g| percentiles(g, name)));
+            }
         }
         plots.extend(redundancy(&groups));
     }
@@ -46,12 +50,45 @@ fn is_bulk(runs: &[Run], name: &str) -> bool {
         || bytes / exchanges.max(1) >= BULK_BYTES
 }
 
+/// A part of a run over which goodput is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stretch {
+    SecondHalf,
+    First15s,
+}
+
+impl Stretch {
+    pub(super) const ALL: [Self; 2] = [Self::SecondHalf, Self::First15s];
+
+    pub(super) fn of(self, workload: &WorkloadOutcome) -> f64 {
+        match self {
+            Self::SecondHalf => workload.second_half_mbps,
+            Self::First15s => workload.first_15s_mbps,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::SecondHalf => "second half",
+            Self::First15s => "first 15 s",
+        }
+    }
+
+    pub(super) fn note(self) -> &'static str {
+        match self {
+            Self::SecondHalf => "Payload of both directions over the second half of the run.",
+            Self::First15s => "Payload of both directions over the first 15 s, start included.",
+        }
+    }
+}
+
 /// Runs whose links differ in nothing but loss, as far as a page knows.
-struct Group<'a> {
+pub(super) struct Group<'a> {
     /// What distinguishes it, with a comma in front; empty if there is one group only.
-    label: String,
-    rtt_ms: Option<f64>,
-    rate_mbps: Option<f64>,
+    pub(super) label: String,
+    pub(super) rtt_ms: Option<f64>,
+    pub(super) rate_mbps: Option<f64>,
+    bursts: &'a str,
     runs: Vec<&'a Run>,
 }
 
@@ -69,24 +106,31 @@ impl<'a> Group<'a> {
         let mut groups: Vec<Self> = Vec::new();
         for run in runs {
             let (rtt_ms, rate_mbps) = (usable(run.rtt_ms), usable(run.rate_mbps));
-            match groups.iter_mut().find(|g| (g.rtt_ms, g.rate_mbps) == (rtt_ms, rate_mbps)) {
+            let key = (rtt_ms, rate_mbps, run.bursts.as_str());
+            match groups.iter_mut().find(|g| (g.rtt_ms, g.rate_mbps, g.bursts) == key) {
                 Some(group) => group.runs.push(run),
-                None => {
-                    groups.push(Self { label: String::new(), rtt_ms, rate_mbps, runs: vec![run] });
-                }
+                None => groups.push(Self {
+                    label: String::new(),
+                    rtt_ms,
+                    rate_mbps,
+                    bursts: &run.bursts,
+                    runs: vec![run],
+                }),
             }
         }
         if groups.len() > 1 {
             let rtts: BTreeSet<_> = groups.iter().map(|g| g.rtt_ms.map(f64::to_bits)).collect();
             let rates: BTreeSet<_> = groups.iter().map(|g| g.rate_mbps.map(f64::to_bits)).collect();
+            let bursts: BTreeSet<_> = groups.iter().map(|g| g.bursts).collect();
+            let varied = [rtts.len() > 1, rates.len() > 1, bursts.len() > 1];
             for group in &mut groups {
-                group.label = group.describe(rtts.len() > 1, rates.len() > 1);
+                group.label = group.describe(varied);
             }
         }
         groups
     }
 
-    fn describe(&self, rtt: bool, rate: bool) -> String {
+    fn describe(&self, [rtt, rate, bursts]: [bool; 3]) -> String {
         let known = |v: Option<f64>, unit| match v {
             Some(v) => format!("{} {unit}", plain(v)),
             None => "unknown".to_owned(),
@@ -98,16 +142,20 @@ impl<'a> Group<'a> {
         if rate {
             label += &format!(", link {}", known(self.rate_mbps, "Mbit/s"));
         }
+        if bursts {
+            let kind = if self.bursts.is_empty() { "independent loss" } else { self.bursts };
+            label += &format!(", {kind}");
+        }
         label
     }
 
     /// The bits of each loss that the group has; in the order of the numbers, none of which is negative.
-    fn losses(&self) -> BTreeSet<u64> {
+    pub(super) fn losses(&self) -> BTreeSet<u64> {
         self.runs.iter().filter_map(|run| loss_of(run)).map(|loss| loss.abs().to_bits()).collect()
     }
 
     /// The median of a value over the runs at each loss, in order of loss.
-    fn curve(&self, value: impl Fn(&Run) -> Option<f64>) -> Vec<(f64, f64)> {
+    pub(super) fn curve(&self, value: impl Fn(&Run) -> Option<f64>) -> Vec<(f64, f64)> {
         let at = |bits: u64| {
             let loss = f64::from_bits(bits);
             let same = self.runs.iter().filter(|run| loss_of(run) == Some(loss));
@@ -120,7 +168,7 @@ impl<'a> Group<'a> {
     }
 }
 
-fn loss_axis(groups: &[&Group<'_>]) -> Axis {
+pub(super) fn loss_axis(groups: &[&Group<'_>]) -> Axis {
     let max = greatest(groups.iter().flat_map(|g| g.runs.iter().filter_map(|run| loss_of(run))));
     let hi = max.max(0.1) * 1.03;
     let mut axis = Axis::linear(0.0, hi, "packet loss of the link (%)");
@@ -129,11 +177,11 @@ fn loss_axis(groups: &[&Group<'_>]) -> Axis {
     axis
 }
 
-fn top(lines: &[Line]) -> f64 {
+pub(super) fn top(lines: &[Line]) -> f64 {
     greatest(lines.iter().flat_map(|l| l.points.iter().map(|p| p.1)))
 }
 
-fn plot(title: String, note: String, x: Axis, y: Axis, lines: Vec<Line>) -> Plot {
+pub(super) fn plot(title: String, note: String, x: Axis, y: Axis, lines: Vec<Line>) -> Plot {
     Plot {
         title,
         note,
@@ -147,11 +195,11 @@ fn plot(title: String, note: String, x: Axis, y: Axis, lines: Vec<Line>) -> Plot
     }
 }
 
-fn goodput(groups: &[Group<'_>], names: &[&str]) -> Option<Plot> {
+fn goodput(groups: &[Group<'_>], names: &[&str], stretch: Stretch) -> Option<Plot> {
     let mut lines = Vec::new();
     for name in names {
         for group in groups {
-            let points = group.curve(|r| r.outcome.workloads.get(*name).map(|w| w.goodput_mbps));
+            let points = group.curve(|r| r.outcome.workloads.get(*name).map(|w| stretch.of(w)));
             let ink = Ink::Line(lines.len());
             let name = format!("{name}{}", group.label);
             lines.push(Line { name, ink, points, dots: true });
@@ -163,7 +211,7 @@ fn goodput(groups: &[Group<'_>], names: &[&str]) -> Option<Plot> {
         return None;
     }
     let x = loss_axis(&groups.iter().collect::<Vec<_>>());
-    let mut note = "Payload of both directions over the whole run.".to_owned();
+    let mut note = stretch.note().to_owned();
     if omitted > 0 {
         note += &format!(" {omitted} more lines are not drawn.");
     }
@@ -171,16 +219,21 @@ fn goodput(groups: &[Group<'_>], names: &[&str]) -> Option<Plot> {
     let rates: BTreeSet<u64> =
         groups.iter().filter_map(|g| g.rate_mbps).map(f64::to_bits).collect();
     for rate in rates.into_iter().map(f64::from_bits) {
-        if best < rate * CROWDED {
-            note += &format!(" The link's rate, {} Mbit/s, is above the plot.", plain(rate));
-            continue;
-        }
-        let name = format!("rate of the link, {} Mbit/s", plain(rate));
-        let points = vec![(x.lo, rate), (x.hi, rate)];
-        lines.push(Line { name, ink: Ink::Reference, points, dots: false });
+        lines.extend(rate_line(Some(rate), best, &x, &mut note));
     }
     let y = Axis::from_zero(top(&lines), 0.1, "goodput (Mbit/s)");
-    Some(plot("Goodput against loss".to_owned(), note, x, y, lines))
+    Some(plot(format!("Goodput against loss, {}", stretch.name()), note, x, y, lines))
+}
+
+/// The rate of a link across a plot whose lines reach up to `best`; only a note, where it is far above.
+pub(super) fn rate_line(rate: Option<f64>, best: f64, x: &Axis, note: &mut String) -> Option<Line> {
+    let rate = rate?;
+    if best < rate * CROWDED {
+        *note += &format!(" The link's rate, {} Mbit/s, is above the plot.", plain(rate));
+        return None;
+    }
+    let name = format!("rate of the link, {} Mbit/s", plain(rate));
+    Some(Line { name, ink: Ink::Reference, points: vec![(x.lo, rate), (x.hi, rate)], dots: false })
 }
 
 fn percentiles(group: &Group<'_>, name: &str) -> Option<Plot> {
@@ -233,6 +286,7 @@ fn redundancy(groups: &[Group<'_>]) -> Option<Plot> {
         (source > 0.0).then(|| extra / source * 100.0)
     };
     let mut lines = Vec::new();
+    let groups: Vec<_> = groups.iter().filter(|group| group.losses().len() > 1).collect();
     for (i, group) in groups.iter().enumerate().take(LINES / 2) {
         let parity = group.curve(|r| share(r, |t| t.parity_out));
         let again = group.curve(|r| share(r, |t| t.retransmitted.saturating_add(t.pto_sent)));
@@ -245,7 +299,7 @@ fn redundancy(groups: &[Group<'_>]) -> Option<Plot> {
     if lines.is_empty() {
         return None;
     }
-    let x = loss_axis(&groups.iter().collect::<Vec<_>>());
+    let x = loss_axis(&groups);
     let worst = x.hi.min(95.0);
     let least = |i: u32| {
         let loss = worst * f64::from(i) / 50.0;
@@ -265,13 +319,18 @@ fn redundancy(groups: &[Group<'_>]) -> Option<Plot> {
     Some(plot("Redundancy against loss".to_owned(), note, x, y, lines))
 }
 
-/// For each run, the share of exchanges that took at least so long.
+/// For each run, the share of exchanges that took at least so long; of a single run, for each system.
 fn distribution(group: &Group<'_>, name: &str) -> Option<Plot> {
-    let mut sampled: Vec<(&Run, &WorkloadOutcome)> = group
+    let versus = group.runs.iter().any(|run| !run.direct.is_empty());
+    let one = group.runs.len() == 1;
+    let systems = if one { System::ALL.as_slice() } else { &[System::Relay] };
+    // The relay last: on top, where lines coincide.
+    let mut sampled: Vec<(&Run, System, &WorkloadOutcome)> = group
         .runs
         .iter()
-        .filter_map(|run| Some((*run, run.outcome.workloads.get(name)?)))
-        .filter(|(_, workload)| !workload.samples_us.is_empty())
+        .flat_map(|run| systems.iter().rev().map(move |system| (*run, *system)))
+        .filter_map(|(run, system)| Some((run, system, run.of(system)?.workloads.get(name)?)))
+        .filter(|(.., workload)| !workload.samples_us.is_empty())
         .collect();
     let all = sampled.len();
     if all > RAMP {
@@ -281,14 +340,15 @@ fn distribution(group: &Group<'_>, name: &str) -> Option<Plot> {
     let mut lines: Vec<Line> = sampled
         .iter()
         .enumerate()
-        .map(|(i, (run, workload))| Line {
-            name: run.label(),
-            ink: Ink::of_ordered(i, count),
-            points: tail(&workload.samples_us),
-            dots: false,
+        .map(|(i, (run, system, workload))| {
+            let (name, ink) = match one && versus {
+                true => (system.name().to_owned(), system.ink()),
+                false => (run.label(), Ink::of_ordered(i, count)),
+            };
+            Line { name, ink, points: tail(&workload.samples_us), dots: false }
         })
         .collect();
-    let most = sampled.iter().map(|(_, w)| w.samples_us.len()).max()?;
+    let most = sampled.iter().map(|(.., w)| w.samples_us.len()).max()?;
     let decades = (libm::ceil(libm::log10(most as f64)) as u32).clamp(1, 5);
     let x = time_axis(&lines);
     if let Some(rtt) = group.rtt_ms.filter(|rtt| (x.lo..x.hi).contains(&x.at(*rtt))) {
@@ -300,6 +360,9 @@ fn distribution(group: &Group<'_>, name: &str) -> Option<Plot> {
         "How many of up to {} exchanges took at least so long: at 1 %, a line stands at its p99.",
         scale::count(most as u64)
     );
+    if versus && !one {
+        note += " The relay's runs.";
+    }
     if all > count {
         note += &format!(" {count} of {all} runs are drawn.");
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::link::LinkCounters;
 use crate::outcome::{
     ExpectationOutcome, Latency, LinkSeries, QueueOutcome, Series, TunnelOutcome, TunnelSeries,
+    WorkloadOutcome,
 };
 
 /// A sequence that looks random and is the same on every machine, 0 to 1.
@@ -125,6 +126,7 @@ fn run(loss: f64) -> Run {
         loss_pct: Some(loss),
         rtt_ms: Some(120.0),
         rate_mbps: Some(50.0),
+        bursts: String::new(),
         outcome: Outcome {
             scenario: "ocean".to_owned(),
             seed: 7,
@@ -139,6 +141,7 @@ fn run(loss: f64) -> Run {
             ]),
             links: both.map(|l| (l.to_owned(), link)).into(),
             queues: both.map(|l| (l.to_owned(), QueueOutcome::default())).into(),
+            wire_per_byte: Some(1.12 / (1.0 - loss / 100.0)),
             tunnels: both.map(|l| (l.to_owned(), tunnel)).into(),
             expectations: vec![ExpectationOutcome {
                 text: "keys.p99_over_rtt_ms <= 100".to_owned(),
@@ -147,7 +150,37 @@ fn run(loss: f64) -> Run {
             }],
             series: Some(series(&mut noise, loss)),
         },
+        direct: BTreeMap::new(),
     }
+}
+
+/// The run with what QUIC made of it: a share of the goodput, a multiple of the latency.
+fn against_quic(mut run: Run) -> Run {
+    for (system, share, slower) in [(System::QuicBbr, 0.8, 3.0), (System::QuicCubic, 0.004, 9.0)] {
+        let mut outcome = Outcome { series: None, ..run.outcome.clone() };
+        outcome.wire_per_byte = outcome.wire_per_byte.map(|ratio| ratio * 1.5);
+        for workload in outcome.workloads.values_mut() {
+            workload.second_half_mbps *= share;
+            workload.first_15s_mbps = workload.second_half_mbps * 0.9;
+            if let Some(latency) = &mut workload.latency {
+                latency.p99_ms *= slower;
+                latency.p999_ms *= slower;
+            }
+        }
+        run.direct.insert(system, outcome);
+    }
+    run
+}
+
+fn ocean_against_quic() -> Page {
+    let page = ocean();
+    Page { runs: page.runs.into_iter().map(against_quic).collect(), ..page }
+}
+
+/// The figure with that heading, if the page has it.
+fn figure<'a>(html: &'a str, title: &str) -> Option<&'a str> {
+    let heading = format!("<h3>{title}</h3>");
+    html.split("<figure>").find(|part| part.contains(&heading))?.split("</figure>").next()
 }
 
 fn ocean() -> Page {
@@ -158,6 +191,7 @@ fn ocean() -> Page {
             .to_owned(),
         runs: [0.0, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 40.0].map(run).into(),
         command: "entrouter-sim run ocean --seed 7 --report ocean.html".to_owned(),
+        alone: None,
     }
 }
 
@@ -208,7 +242,8 @@ fn a_page_shows_every_run_and_stays_small() {
         assert!(html.contains(&format!("<summary>{} ", run.case)));
     }
     for title in [
-        "Goodput against loss",
+        "Goodput against loss, second half",
+        "Goodput against loss, first 15 s",
         "Latency against loss: keys",
         "Redundancy against loss",
         "Latency distribution: keys",
@@ -242,11 +277,109 @@ fn runs_at_one_loss_are_not_plotted_against_loss() {
     assert!(html.contains("Latency distribution"));
 }
 
+/// Names of the lines in a figure's legend, in order.
+fn legend(figure: &str) -> Vec<&str> {
+    let items = figure.split("</svg>").skip(1).filter_map(|part| part.split_once("</li>"));
+    items.map(|(name, _)| name).collect()
+}
+
+#[test]
+fn plots_show_the_relay_and_both_kinds_of_quic() {
+    let html = render(&ocean_against_quic()).unwrap();
+    if let Ok(path) = std::env::var("ENTROUTER_REPORT_SAMPLE") {
+        std::fs::write(path + ".versus.html", &html).unwrap();
+    }
+    assert_well_formed(&html);
+    for title in [
+        "Goodput against loss, second half",
+        "Goodput against loss, first 15 s",
+        "Goodput against loss, by decades",
+        "Cost against loss",
+        "Latency against loss, p50: keys",
+        "Latency against loss, p99: keys",
+        "Latency against loss, p99.9: keys",
+    ] {
+        let figure = figure(&html, title).unwrap_or_else(|| panic!("no {title}"));
+        assert_eq!(legend(figure)[..3], ["relay", "QUIC, BBR", "QUIC, CUBIC"], "{title}");
+        for system in System::ALL {
+            let (ink, dots) = (system.ink().hex(), figure.matches("<circle").count());
+            assert!(
+                figure.contains(&format!("<polyline fill=\"none\" stroke=\"{ink}\"")),
+                "{title}"
+            );
+            assert_eq!(dots, 3 * 8, "{title}");
+        }
+    }
+    // Both workloads of each run, over each system.
+    let table = html.split("</table>").next().unwrap();
+    assert_eq!(table.matches("<td>QUIC, CUBIC</td>").count(), 16);
+    assert_eq!(table.matches("<td>QUIC, BBR</td>").count(), 16);
+}
+
+#[test]
+fn a_logarithmic_plot_is_drawn_only_for_what_a_linear_one_hides() {
+    let mut page = ocean_against_quic();
+    assert!(render(&page).unwrap().contains("by decades"));
+    page.runs.iter_mut().for_each(|run| drop(run.direct.remove(&System::QuicCubic)));
+    assert!(!render(&page).unwrap().contains("by decades"));
+}
+
+#[test]
+fn a_run_that_quic_did_not_make_leaves_a_gap() {
+    let mut page = ocean_against_quic();
+    page.runs[3].direct.clear();
+    page.runs[5].direct.remove(&System::QuicCubic);
+    let html = render(&page).unwrap();
+    assert_well_formed(&html);
+    let figure = figure(&html, "Goodput against loss, second half").unwrap();
+    assert_eq!(figure.matches("<circle").count(), 8 + 7 + 6);
+}
+
+#[test]
+fn runs_without_latency_have_neither_its_plots_nor_its_columns() {
+    let mut page = ocean_against_quic();
+    for run in &mut page.runs {
+        run.outcome.workloads.remove("keys");
+        run.direct.values_mut().for_each(|outcome| drop(outcome.workloads.remove("keys")));
+    }
+    let html = render(&page).unwrap();
+    assert_well_formed(&html);
+    let overview = html.split("<h2>Run by run</h2>").next().unwrap();
+    assert!(overview.contains("Goodput against loss"));
+    assert!(!overview.contains("Latency"));
+}
+
+#[test]
+fn of_one_run_the_distribution_of_each_system_is_drawn() {
+    let html = render(&Page { runs: vec![against_quic(run(5.0))], ..ocean() }).unwrap();
+    let figure = figure(&html, "Latency distribution: keys").unwrap();
+    assert_eq!(legend(figure)[..3], ["relay", "QUIC, BBR", "QUIC, CUBIC"]);
+}
+
+#[test]
+fn loss_in_bursts_is_no_point_of_a_line_of_independent_loss() {
+    let mut page = ocean_against_quic();
+    page.runs[3].bursts = "bursts of 5 packets".to_owned();
+    let html = render(&page).unwrap();
+    let figure = figure(&html, "Goodput against loss, second half, independent loss").unwrap();
+    assert_eq!(figure.matches("<circle").count(), 3 * 7);
+    assert!(html.contains("<h3>Latency distribution: keys, bursts of 5 packets</h3>"));
+}
+
+#[test]
+fn a_page_says_why_nothing_is_compared() {
+    let why = "Not compared with QUIC: star has <three> PoPs";
+    let html = render(&Page { alone: Some(why.to_owned()), ..ocean() }).unwrap();
+    assert!(html.contains("Not compared with QUIC: star has &lt;three&gt; PoPs.</p>"));
+    assert!(!html.contains("QUIC, BBR"));
+}
+
 #[test]
 fn text_of_runs_cannot_become_markup() {
     let evil = "<em x=\"'&\0\">".to_owned();
     let mut run = run(3.0);
     run.case.clone_from(&evil);
+    run.bursts.clone_from(&evil);
     let outcome = &mut run.outcome;
     outcome.trace_hash.clone_from(&evil);
     outcome.scenario.clone_from(&evil);
@@ -266,8 +399,9 @@ fn text_of_runs_cannot_become_markup() {
     let page = Page {
         title: evil.clone(),
         about: evil.clone(),
-        command: evil,
-        runs: vec![run, self::run(9.0)],
+        command: evil.clone(),
+        alone: Some(evil),
+        runs: vec![against_quic(run), against_quic(self::run(9.0))],
     };
     let html = render(&page).unwrap();
     assert_well_formed(&html);
@@ -351,6 +485,10 @@ fn any_workload() -> impl Strategy<Value = WorkloadOutcome> {
     )
 }
 
+fn name_of_bursts(seed: u64) -> String {
+    if seed.is_multiple_of(4) { "<bursts>".to_owned() } else { String::new() }
+}
+
 fn any_run() -> impl Strategy<Value = Run> {
     let parameter = || prop::option::of(number());
     let tunnel = (any::<u64>(), any::<u64>()).prop_map(|(symbols_out, parity_out)| TunnelOutcome {
@@ -380,21 +518,46 @@ fn any_run() -> impl Strategy<Value = Run> {
                     workloads,
                     links: BTreeMap::new(),
                     queues: BTreeMap::new(),
+                    wire_per_byte: None,
                     tunnels,
                     expectations: Vec::new(),
                     series,
                 };
-                Run { case, loss_pct, rtt_ms, rate_mbps, outcome }
+                let bursts = name_of_bursts(seed);
+                let direct = BTreeMap::new();
+                Run { case, loss_pct, rtt_ms, rate_mbps, bursts, outcome, direct }
             },
         )
+}
+
+/// A run to which QUIC's are added, whatever they have to do with it.
+fn any_compared() -> impl Strategy<Value = Run> {
+    (any_run(), prop::option::of(any_run()), prop::option::of(any_run())).prop_map(
+        |(mut run, bbr, cubic)| {
+            let direct = [(System::QuicBbr, bbr), (System::QuicCubic, cubic)];
+            run.direct = direct.into_iter().filter_map(|(s, r)| Some((s, r?.outcome))).collect();
+            run
+        },
+    )
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn whatever_came_out_gives_a_well_formed_page(runs in prop::collection::vec(any_run(), 0..16)) {
-        let page = Page { title: String::new(), about: String::new(), runs, command: String::new() };
+    fn whatever_came_out_gives_a_well_formed_page(
+        runs in prop_oneof![
+            prop::collection::vec(any_run(), 0..16),
+            prop::collection::vec(any_compared(), 0..8),
+        ]
+    ) {
+        let page = Page {
+            title: String::new(),
+            about: String::new(),
+            runs,
+            command: String::new(),
+            alone: None,
+        };
         let html = render(&page).unwrap();
         assert_well_formed(&html);
         // No coordinate or table cell shows what is no number.

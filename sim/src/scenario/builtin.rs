@@ -11,6 +11,7 @@ macro_rules! builtin {
 
 builtin![
     "ack-loss",
+    "beside",
     "blackhole",
     "bulk",
     "bursts",

@@ -36,6 +36,7 @@ enum Metric {
     Violations,
     Packets,
     Seconds,
+    WirePerByte,
     Workload {
         name: String,
         field: Field,
@@ -100,11 +101,12 @@ const PERCENTILES: [(&str, Percentile); 6] = [
     ("max", Percentile::Max),
 ];
 
-const RUN_WIDE: [(&str, Metric); 4] = [
+const RUN_WIDE: [(&str, Metric); 5] = [
     ("completed_pct", Metric::CompletedPct),
     ("violations", Metric::Violations),
     ("packets", Metric::Packets),
     ("seconds", Metric::Seconds),
+    ("wire_per_byte", Metric::WirePerByte),
 ];
 
 const DELIVERED: &str = "delivered";
@@ -360,6 +362,7 @@ impl Metric {
             Self::Violations => Some(outcome.violations.len() as f64),
             Self::Packets => Some(outcome.packets as f64),
             Self::Seconds => Some(outcome.seconds),
+            Self::WirePerByte => outcome.wire_per_byte,
             Self::Workload { name, field } => field.of(outcome.workloads.get(name)?),
             Self::Link { name, field } => counter(outcome.links.get(name)?, field)
                 .or_else(|| counter(outcome.queues.get(name)?, field)),
