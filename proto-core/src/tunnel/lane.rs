@@ -215,7 +215,7 @@ impl SendLane {
     }
 
     /// The SSN after the newest symbol.
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.base + self.symbols.len() as u64
     }
 

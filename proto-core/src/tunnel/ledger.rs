@@ -66,6 +66,11 @@ pub(crate) struct Ledger {
     /// A round trip ends when something is acknowledged that was sent after so much had arrived
     /// (draft-ietf-ccwg-bbr §4.1.2.3).
     round_ends_at: u64,
+    /// Of packets that elicit no acknowledgement, sent since the last one came: they may have arrived, and
+    /// nobody told.
+    quiet: Arrived,
+    /// What had arrived, at most, when this end began to send after it had nothing in flight.
+    restart: Arrived,
     /// While less than this has been delivered, samples are limited by the application.
     app_limited_until: u64,
 }
@@ -126,7 +131,10 @@ impl Ledger {
             arrived_at: Since::Here(now),
             first_sent_at: now,
             round_ends_at: 0,
-            app_limited_until: 0,
+            // Nothing is known of the first packet: it may be all that there is.
+            app_limited_until: 1,
+            quiet: Arrived::default(),
+            restart: Arrived::default(),
         }
     }
 
@@ -135,7 +143,21 @@ impl Ledger {
         if self.in_flight() == 0 {
             self.arrived_at = Since::Here(now);
             self.first_sent_at = now;
+            let arrived = self.arrived();
+            self.restart = Arrived {
+                packets: arrived.packets + self.quiet.packets,
+                bytes: arrived.bytes + self.quiet.bytes,
+                at: arrived.at,
+            };
         }
+        if !elicits {
+            self.quiet.packets += 1;
+            self.quiet.bytes += bytes as u64;
+        }
+        let arrived = match self.arrived_at {
+            Since::Here(_) => self.restart,
+            Since::There(_) => self.arrived(),
+        };
         self.sent_bytes += bytes as u64;
         self.flying_bytes += if elicits { bytes as u64 } else { 0 };
         if self.packets.len() == MAX_REMEMBERED {
@@ -145,7 +167,7 @@ impl Ledger {
         self.packets.push_back(Sent {
             at: now,
             total: self.flying_bytes,
-            arrived: self.arrived(),
+            arrived,
             arrived_at: self.arrived_at,
             first_sent_at: self.first_sent_at,
             epoch,
@@ -207,6 +229,7 @@ impl Ledger {
         let passed = (ack.largest + 1).saturating_sub(next_before);
         let newest = if passed > 0 { self.forget_through(ack.largest) } else { None };
         self.acked = Some(*ack);
+        self.quiet = Arrived::default();
         let arrived = self.arrived();
         if before.is_none_or(|before| ack.bytes > before.bytes) {
             self.arrived_at = Since::There(arrived.at);
@@ -255,6 +278,7 @@ impl Ledger {
             && ack.packets <= ack.largest + 1
             && ack.bytes <= self.sent_bytes
             && ack.ce_marks <= ack.packets
+            && ack.loss_runs <= ack.largest + 1
     }
 
     fn forget_through(&mut self, largest: u64) -> Option<Sent> {
@@ -277,7 +301,7 @@ fn is_newer(ack: &CounterPart, before: &CounterPart) -> bool {
 
 /// `now` is when the packet arrived, as seen from here.
 fn rate_sample(now: Instant, arrived: &Arrived, sent: &Sent) -> Option<RateSample> {
-    let bytes = arrived.bytes.checked_sub(sent.arrived.bytes)?;
+    let bytes = arrived.bytes.saturating_sub(sent.arrived.bytes);
     let packets = arrived.packets.saturating_sub(sent.arrived.packets);
     let send_time = sent.at.saturating_duration_since(sent.first_sent_at);
     let arrival_time = match sent.arrived_at {

@@ -72,6 +72,8 @@ const DOWN_AFTER: Duration = Duration::from_secs(3);
 /// comes back is used again that soon.
 const MAX_PTO: Duration = Duration::from_millis(500);
 const DOWN_AFTER_PROBES: u32 = 6;
+/// Parity that had no turn for a round trip and so long is given up.
+const PARITY_PATIENCE: Duration = Duration::from_millis(50);
 /// Probe timeouts in a row after which datagrams are no longer marked as ECN-capable, until a session is
 /// made anew.
 const ECN_PATIENCE: u32 = 4;
@@ -566,6 +568,8 @@ impl Tunnel {
         let estimate = self.estimate();
         for sender in &mut self.fec_out {
             sender.handle_timeout(now, &mut shared.codec, &estimate);
+            // What waited longer than a repair would take is none any more, and would hold that back.
+            sender.give_up_older(now, estimate.rtt + PARITY_PATIENCE);
         }
         self.collect_finished(now);
         if self.loss_timer.is_some_and(|at| at <= now) {

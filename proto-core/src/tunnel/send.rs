@@ -327,9 +327,9 @@ impl Tunnel {
         let mut bytes = std::mem::take(&mut self.scratch);
         bytes.clear();
         let ring = self.current.as_ref().map_or(0, |s| s.fec_ring);
-        let next = self.lanes.get(lane as usize).and_then(|l| l.next_ssn());
+        let end = self.lanes.get(lane as usize).map_or(0, |lane| lane.end());
         if let Some(parity) = fec.poll_parity(now, &mut bytes)
-            && next.is_some_and(|next| next.0 - parity.header.first.0 <= ring)
+            && end.saturating_sub(parity.header.first.0) <= ring
         {
             let fields = ParityFields {
                 first: parity.header.first,

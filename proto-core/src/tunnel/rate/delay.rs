@@ -81,6 +81,7 @@ pub(super) struct Delay {
     rtt: Least<Duration>,
     transit: Least<i64>,
     present_since: Option<Instant>,
+    last_at: Option<Instant>,
     round: Round,
     last: Round,
     /// Round trip times of the round: how many, least and sum.
@@ -97,6 +98,7 @@ impl Delay {
             rtt: Least::new(Duration::MAX),
             transit: Least::new(i64::MAX),
             present_since: None,
+            last_at: None,
             round: Round::EMPTY,
             last: Round::EMPTY,
             rtts: NO_RTTS,
@@ -114,6 +116,12 @@ impl Delay {
     /// Takes the times of one packet; whether the least ones are to be doubted: for a whole window, none
     /// came near. `transit` is in microseconds.
     pub(super) fn on_packet(&mut self, now: Instant, rtt: Duration, transit: i64) -> bool {
+        // Over a long rest the clocks may have drifted apart by more than a queue, or the path changed.
+        let rested = self.last_at.is_some_and(|at| now.saturating_duration_since(at) > WINDOW);
+        if rested {
+            *self = Self { spread: self.spread, ..Self::new() };
+        }
+        self.last_at = Some(now);
         self.round.take(transit);
         self.few.take(transit);
         if self.few.samples >= FEW {
@@ -135,6 +143,12 @@ impl Delay {
         self.rtts = (samples + 1, min.min(rtt), sum + rtt);
         self.transit.take(transit);
         doubtful
+    }
+
+    /// The least of the present window is believed, and that of the one before forgotten.
+    pub(super) fn give_in(&mut self) {
+        self.rtt.turn(Duration::MAX);
+        self.transit.turn(i64::MAX);
     }
 
     /// What is measured from now on will replace the least.
@@ -224,6 +238,18 @@ mod tests {
         assert_eq!(round(&mut delay, -4980..-4960), Some(MS * 20));
         assert_eq!(round(&mut delay, -4995..-4960), None);
         assert_eq!(round(&mut delay, -4900..-4896), None, "too few to tell");
+    }
+
+    #[test]
+    fn after_a_long_rest_nothing_is_known_of_queues() {
+        let mut delay = Delay::new();
+        round(&mut delay, 0..20);
+        let later = epoch() + WINDOW * 2;
+        for n in 0..20 {
+            delay.on_packet(later, MS * 100, 50_000 + n * 10);
+        }
+        delay.next_round();
+        assert_eq!((delay.standing(), delay.is_rising()), (None, false));
     }
 
     #[test]

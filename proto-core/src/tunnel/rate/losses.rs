@@ -9,10 +9,10 @@ const MEMORY: u64 = 2048;
 const QUEUED_SAMPLE: u64 = 1024;
 /// What is sent slower than the bottleneck is never dropped by it: loss at other times counts up to so much
 /// above the loss at those times.
-const MARGIN: f64 = 0.03;
+const MARGIN: f64 = 0.06;
 /// Weight of a sample of slow times, which are few.
-const SLOW_WEIGHT: f64 = 0.25;
-const SLOW_SAMPLE: u64 = 64;
+const SLOW_WEIGHT: f64 = 0.5;
+const SLOW_SAMPLE: u64 = 32;
 /// A round's loss is in excess of the link's own if it is greater by this and by three times its
 /// statistical error (draft-ietf-ccwg-bbr §2.7 has 2 % for `LossThresh`).
 const EXCESS: f64 = 0.03;

@@ -141,6 +141,8 @@ pub(crate) struct PathModel {
     round: u64,
     /// What arrived in the last whole round.
     recent: Option<bandwidth::Measured>,
+    /// The application limited the last round.
+    app_limited: bool,
     full_bandwidth: f64,
     full_rounds: u32,
     train: Option<Train>,
@@ -154,6 +156,8 @@ pub(crate) struct PathModel {
     clear_rounds: u32,
     window_gain: f64,
     marks: u64,
+    /// Of the newest packet that was acknowledged.
+    newest: Option<Epoch>,
     arrived: Arrived,
     cap: Option<f64>,
 }
@@ -171,6 +175,7 @@ impl PathModel {
             rtt_hint: Duration::from_millis(100),
             round: 0,
             recent: None,
+            app_limited: true,
             full_bandwidth: 0.0,
             full_rounds: 0,
             train: None,
@@ -181,6 +186,7 @@ impl PathModel {
             clear_rounds: 0,
             window_gain: WINDOW_GAIN,
             marks: 0,
+            newest: None,
             arrived: Arrived::default(),
             cap: None,
         }
@@ -255,7 +261,8 @@ impl PathModel {
             rtt
         } else {
             let queue = TRAIN_QUEUE.min(rtt / TRAIN_SHARE);
-            let packets = Duration::from_secs_f64(TRAIN_LEAST * PACKET / self.pacing_rate());
+            let packets = TRAIN_LEAST * PACKET * self.made_up();
+            let packets = Duration::from_secs_f64(packets / self.pacing_rate());
             // Jitter blurs the ends of a train: it is longer than those.
             queue.div_f64(UP_GAIN - 1.0).max(packets).max(self.delay.spread() * 3)
         };
@@ -280,6 +287,7 @@ impl PathModel {
         let Some(sample) = &report.rate else { return };
         self.is_measured |= !sample.app_limited;
         if report.round {
+            self.app_limited = sample.app_limited;
             self.bandwidth.next_round();
             if let Some(measured) = self.bandwidth.merge(sample) {
                 self.recent = Some(measured);
@@ -313,7 +321,9 @@ impl PathModel {
         if packets < TRAIN_PACKETS || seconds <= 0.0 {
             return;
         }
+        // It cannot have arrived much faster than it left, whatever clocks and batches make of it.
         let rate = ended.bytes.saturating_sub(began.bytes) as f64 / seconds;
+        let rate = rate.min(train.estimate.max(MIN_RATE) * 2.0);
         self.bandwidth.insert(rate, train.app_limited);
         if train.app_limited || rate < train.estimate * TRAIN_GROWTH {
             self.grown_trains = 0;
@@ -392,9 +402,23 @@ impl PathModel {
             self.full_rounds = 0;
             return;
         }
-        self.full_rounds += u32::from(self.recent.is_some_and(|recent| !recent.app_limited));
+        self.full_rounds += u32::from(!self.app_limited);
         if is_congested || self.full_rounds >= FULL_ROUNDS {
             self.enter(Phase::Drain);
+        }
+    }
+
+    /// No packet came near the least times for long.
+    fn doubt(&mut self, now: Instant) {
+        match self.phase {
+            Phase::ProbeRtt { .. } => {}
+            // What there is of traffic makes no queue.
+            Phase::Startup => self.delay.give_in(),
+            _ => {
+                let until = now + PROBE_RTT_TIME.max(self.rtt() * 2);
+                self.delay.begin_anew();
+                self.enter(Phase::ProbeRtt { until });
+            }
         }
     }
 
@@ -440,7 +464,9 @@ impl Controller for PathModel {
     fn on_report(&mut self, now: Instant, report: &Report, in_flight: u64, floor_rtt: Duration) {
         self.rtt_hint = floor_rtt;
         self.marks += report.ce_marks;
-        if let Some(epoch) = report.epoch {
+        // What only came late belongs to those before.
+        self.newest = report.epoch.or(self.newest);
+        if let Some(epoch) = self.newest {
             let clear = !self.delay.is_rising();
             // While the rate doubles, so does the number of packets that jitter holds back: not to be told
             // from loss.
@@ -454,11 +480,8 @@ impl Controller for PathModel {
         self.arrived = report.arrived;
         if let (Some(rtt), Some(transit)) = (report.rtt, report.transit)
             && self.delay.on_packet(now, rtt, transit)
-            && !matches!(self.phase, Phase::Startup | Phase::ProbeRtt { .. })
         {
-            let until = now + PROBE_RTT_TIME.max(self.rtt() * 2);
-            self.delay.begin_anew();
-            self.enter(Phase::ProbeRtt { until });
+            self.doubt(now);
         }
         if report.round {
             self.on_round(now);
@@ -472,7 +495,8 @@ impl Controller for PathModel {
 
     fn pacing_rate(&self) -> f64 {
         let rate = self.estimate() * self.gain() * self.made_up() * PACING_MARGIN;
-        self.cap.map_or(rate, |cap| rate.min(cap)).max(MIN_RATE)
+        // A cap may be lower than what is sent at least without one.
+        self.cap.map_or(rate.max(MIN_RATE), |cap| rate.max(MIN_RATE).min(cap)).max(1.0)
     }
 
     fn window(&self) -> u64 {
