@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use entrouter_mio::{Handle, Options, RunError, Shell};
 use entrouter_proto::Config;
-use entrouter_proto::config::{HostPort, Limits, Listen, Mesh, Peer, PresharedKey, Relay};
+use entrouter_proto::config::{HostPort, Lanes, Limits, Listen, Mesh, Peer, PresharedKey, Relay};
 use entrouter_proto::ids::{NodeId, ServiceName};
 use socket2::SockRef;
 
@@ -34,6 +34,7 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
         },
         mesh: Mesh { probe_interval: Duration::from_millis(100), max_udp_payload: 8972 },
         relay: Relay { default_dest: Some(peer_id.clone()), fec: None },
+        lanes: Lanes::default(),
         limits: Limits::default(),
         peers: vec![Peer {
             node_id: peer_id,
