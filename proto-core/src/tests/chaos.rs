@@ -62,6 +62,7 @@ impl Chaos {
             duplicate: pick(rng, &[0.0, 0.0, 0.1]),
             corrupt: pick(rng, &[0.0, 0.0, 0.05]),
             mtu: pick(rng, &[1472.0, 1472.0, 1252.0, 1372.0, 9000.0]) as usize,
+            drops_ect: false,
             cut: false,
         }
     }

@@ -209,3 +209,12 @@ fn memory_stays_below_its_cap_and_what_is_accepted_gets_through() {
         assert_eq!(status.flow_memory.reserved, 0);
     }
 }
+
+#[test]
+fn a_path_that_drops_what_is_marked_ecn_capable_is_used_without_marks() {
+    for seed in 0..4 {
+        let path = Path { drops_ect: true, ..Path::lossy(20, 0.02) };
+        let took = echo(400 + seed, path, 200_000, secs(30));
+        assert!(took > secs(1), "{took:?}: nothing was marked");
+    }
+}

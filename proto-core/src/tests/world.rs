@@ -20,6 +20,8 @@ pub(super) struct Path {
     pub corrupt: f64,
     /// Longer UDP payloads vanish.
     pub mtu: usize,
+    /// Datagrams that are marked as ECN-capable vanish.
+    pub drops_ect: bool,
     pub cut: bool,
 }
 
@@ -32,6 +34,7 @@ impl Path {
             duplicate: 0.0,
             corrupt: 0.0,
             mtu: 1472,
+            drops_ect: false,
             cut: false,
         }
     }
@@ -266,6 +269,9 @@ impl World {
             buf.clear();
             let Some(t) = node.poll_transmit(self.now, 16, &mut buf) else { break };
             assert_eq!(t.len, buf.len());
+            if self.path.drops_ect && t.ecn.is_some() {
+                continue;
+            }
             for datagram in buf.chunks(t.segment_size) {
                 assert!(datagram.len() <= crate::config::MAX_UDP_PAYLOAD);
                 if self.keep_log {
