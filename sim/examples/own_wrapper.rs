@@ -130,7 +130,7 @@ impl Core for Doorman {
     }
 }
 
-/// Twenty clients come, one every 200 ms, and each fetches 500 kB.
+/// Fifty clients come, one every 80 ms, and each fetches 500 kB.
 fn simulate(seed: u64) -> Result<(Outcome, usize), Box<dyn Error>> {
     let seed = Seed::new(seed);
     let (entry, exit) = (HostId::nth(0), HostId::nth(1));
@@ -139,10 +139,7 @@ fn simulate(seed: u64) -> Result<(Outcome, usize), Box<dyn Error>> {
         from: entry,
         to: exit,
         start: Duration::from_secs(1),
-        arrivals: Arrivals::Every {
-            gap: Duration::from_millis(200),
-            until: Duration::from_secs(5),
-        },
+        arrivals: Arrivals::Every { gap: Duration::from_millis(80), until: Duration::from_secs(5) },
         plan: Plan::new(Kind::Download(Amount::Bytes(500_000))),
         refused: false,
     };
