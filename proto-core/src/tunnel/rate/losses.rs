@@ -120,3 +120,67 @@ impl Losses {
         self.last.share() > own + EXCESS.max(3.0 * deviation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounds of 100 packets of which so many are missing.
+    fn feed(losses: &mut Losses, rounds: usize, missing: i64, sent: Sent, clear: bool) {
+        for _ in 0..rounds {
+            let report = Report { passed: 100, missing, ..Report::default() };
+            losses.on_report(&report, sent, clear, false);
+            losses.next_round();
+        }
+    }
+
+    fn own(losses: &Losses) -> i64 {
+        (losses.own() * 100.0).round() as i64
+    }
+
+    #[test]
+    fn what_is_lost_where_nothing_waits_is_the_links_own() {
+        let mut losses = Losses::default();
+        feed(&mut losses, 30, 10, Sent::Even, true);
+        assert_eq!(own(&losses), 10);
+        assert!(!losses.is_excess(0.0));
+    }
+
+    #[test]
+    fn what_a_queue_or_haste_loses_is_in_excess_and_not_the_links_own() {
+        for (sent, clear) in [(Sent::Even, false), (Sent::Fast, true)] {
+            let mut losses = Losses::default();
+            feed(&mut losses, 30, 2, Sent::Even, true);
+            feed(&mut losses, 100, 30, sent, clear);
+            assert_eq!(own(&losses), 2);
+            assert!(losses.is_excess(0.0));
+            assert!(!losses.is_excess(5_000.0), "jitter holds back as many");
+        }
+    }
+
+    #[test]
+    fn where_a_queue_stands_the_links_own_can_only_turn_out_less() {
+        let mut losses = Losses::default();
+        feed(&mut losses, 30, 20, Sent::Even, true);
+        feed(&mut losses, 200, 5, Sent::Even, false);
+        assert_eq!(own(&losses), 5);
+    }
+
+    #[test]
+    fn a_policer_takes_nothing_from_what_is_slow_and_is_told_by_that() {
+        let mut losses = Losses::default();
+        feed(&mut losses, 20, 1, Sent::Slow, true);
+        feed(&mut losses, 100, 30, Sent::Even, true);
+        assert_eq!(own(&losses), 1 + (MARGIN * 100.0) as i64);
+    }
+
+    #[test]
+    fn late_is_not_lost() {
+        let mut losses = Losses::default();
+        for _ in 0..100 {
+            feed(&mut losses, 1, 40, Sent::Even, true);
+            feed(&mut losses, 1, -30, Sent::Even, true);
+        }
+        assert!((4..=6).contains(&own(&losses)), "{}", own(&losses));
+    }
+}
