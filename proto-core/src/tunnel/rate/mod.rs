@@ -38,8 +38,8 @@ pub(crate) trait Controller: std::fmt::Debug + Send {
 
 /// 2/ln 2: the least gain that doubles the rate in each round trip (§2.4).
 const STARTUP_GAIN: f64 = 2.885;
-/// Twice what is acknowledged doubles it, and leaves a queue of one bandwidth-delay product at most (§5.3.1,
-/// `StartupCwndGain`).
+/// Twice the bandwidth-delay product may be on its way (`DefaultCwndGain`), less where more is lost than
+/// the link's own; in startup as much more as its rate is.
 const WINDOW_GAIN: f64 = 2.0;
 const DRAIN_GAIN: f64 = 0.35;
 const UP_GAIN: f64 = 1.25;
@@ -503,7 +503,7 @@ impl Controller for PathModel {
         let sent = self.estimate() * self.made_up();
         let rate = self.cap.map_or(sent, |cap| sent.min(cap));
         let gain = match self.phase {
-            Phase::Startup => self.window_gain.max(STARTUP_GAIN * self.window_gain / WINDOW_GAIN),
+            Phase::Startup => STARTUP_GAIN * self.window_gain / WINDOW_GAIN,
             Phase::ProbeRtt { .. } => PROBE_RTT_SHARE,
             _ => self.window_gain,
         };
