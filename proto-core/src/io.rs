@@ -144,6 +144,8 @@ pub enum TimerReason {
     Output,
     /// Handshake attempt, rekey, or expiry of a session.
     Handshake,
+    /// A node of the mesh, or a link: what is known of them is refreshed, decided on or forgotten.
+    Mesh,
     /// PING to a neighbour.
     Probe,
     /// Acknowledgement, probe timeout or loss timer of a tunnel.

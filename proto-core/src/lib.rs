@@ -1,14 +1,49 @@
 //! The sans-IO core of Entrouter Line: one PoP as a pure state machine.
 //!
 //! A relay fabric carries TCP connections between points of presence (PoPs) over encrypted UDP
-//! tunnels that repair their own losses. Everything that makes it one is here: the configuration,
-//! handshake, encryption, forward error correction, retransmission, pacing, flow control. What is not
-//! here is everything impure: no sockets, no threads, no clock, no randomness, no `unsafe`. Those
-//! belong to a *shell*, an event loop around one [`Node`]. `entrouter-mio` is such a shell; the
-//! [complete loop](#a-complete-loop) below is another one.
+//! tunnels that repair their own losses, over as many PoPs as the best path has. Everything that makes it
+//! one is here: the configuration, handshake, encryption, forward error correction, retransmission,
+//! pacing, routing, relaying, flow control. What is not here is everything impure: no sockets, no
+//! threads, no clock, no randomness, no `unsafe`. Those belong to a *shell*, an event loop around one
+//! [`Node`]. `entrouter-mio` is such a shell; the [complete loop](#a-complete-loop) below is another one.
 //!
-//! Not in this version: QUIC and TLS clients, and destinations that are no direct neighbours. They
-//! are refused, or told by [`Config::notices`], never half served.
+//! Not in this version: QUIC and TLS clients. They are refused, or told by [`Config::notices`], never
+//! half served.
+//!
+//! # The rooms
+//!
+//! In the order in which a client's byte walks through them. Only `node` sees all of them; each module's
+//! text says what it is for.
+//!
+//! | Room | What |
+//! |---|---|
+//! | [`config`] | TOML text becomes a checked [`Config`]; every error names its key |
+//! | `node` | [`Node`], the only public state machine: brings inputs to rooms, and empties them |
+//! | `edge` | clients and origins |
+//! | `flow` | one ordered byte stream across the mesh: both ends of it, windows, close, reset |
+//! | `routing` | link state, flooded; Dijkstra on a change; destination → next hop, and the alternate |
+//! | `transit` | what passes through: a queue for each flow and neighbour, marks, bounds |
+//! | `probe` | round trips, jitter, loss of a link, and whether anything sent over it still arrives |
+//! | `tunnel` | one neighbour: handshake, keys, symbols and their repair, rate, pacing; a link's death |
+//! | `fec` | parity, and what it recovers |
+//! | `wire` | byte layouts, and nothing else |
+//! | [`status`] | what a person may ask; [`admin`] answers with it |
+//!
+//! # The mesh
+//!
+//! A loop does nothing for it. What to know:
+//!
+//! - A destination is any PoP of the mesh, whether or not there is a tunnel to it, or this one itself:
+//!   `relay.default_dest` and `dest` of an `[[edge]]`, as [`Listener::dest`] tells. One that is not
+//!   there (yet) is waited for, 10 s by clients; then they get an [`Action::Abort`].
+//! - A relay sees no connection of what it relays: datagrams come in, and others go out to other peers.
+//!   So [`Node::poll_transmit`] is to be asked after datagrams as after everything else.
+//! - [`TimerReason::Mesh`] is one more reason of [`Node::poll_timeout`], with nothing to be done but
+//!   [`Node::handle_timeout`].
+//! - A dead neighbour is left after a few tenths of a second without an acknowledgement, so a loop that
+//!   stands still for half a second is dead to its neighbours meanwhile. It does not take them for
+//!   dead: that a timer came late is noticed.
+//! - [`Node::status`] has paths, latencies of all links, and what was relayed: [`status::Status`].
 //!
 //! # The contract
 //!
@@ -446,6 +481,7 @@ mod routing;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod transit;
 mod tunnel;
 mod wire;
 
@@ -454,3 +490,6 @@ pub use edge::tcp::Listener;
 pub use ids::{ConnId, ListenerId, PeerId, SocketId};
 pub use io::{Action, Ecn, TcpEvent, TimerReason, Transmit};
 pub use node::{Node, NodeError};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use routing::bench;

@@ -1,5 +1,7 @@
 //! `Node`: routes inputs to rooms and drains rooms. No protocol logic.
 
+mod mesh;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,11 +13,15 @@ use crate::flow::Flows;
 use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId, SocketId};
 use crate::io::{Action, Ecn, TcpEvent, TimerReason, Transmit};
 use crate::rng::Rng;
-use crate::routing::{Collision, Routes};
-use crate::status::{LatencyStatus, PathStatus, Status, Table};
+use crate::routing::{self, Routing};
+use crate::status::{Status, Table};
+use crate::transit::Transit;
 use crate::tunnel::cookie::CookieJar;
-use crate::tunnel::{Lives, MAX_INDICES, Shared, Sink, Source, Tunnel, TunnelEvent, USUAL_SHARD};
+use crate::tunnel::{MAX_INDICES, Shared, Tunnel, USUAL_SHARD};
+use crate::wire::linkstate::MAX_INCARNATION;
 use crate::wire::packet::{KeyId, Packet};
+
+use mesh::{Link, MeshSink, MeshSource};
 
 /// How long draining waits for flows to finish by themselves.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -27,7 +33,7 @@ const DRAIN_CLOSE: Duration = Duration::from_millis(500);
 /// Why a node cannot be what a configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// Two nodes have the same hash on the wire, or a destination is no neighbour.
+    /// Two nodes have the same hash on the wire.
     #[error("{0}")]
     Routing(String),
     /// Something changed that a running node cannot change.
@@ -55,17 +61,23 @@ enum Drain {
 #[derive(Debug)]
 pub struct Node {
     config: Config,
+    local: NodeHash,
     shared: Shared,
     /// By [`PeerId`]. One whose peer was taken out of the configuration is parked.
     tunnels: Vec<Tunnel>,
     by_key: BTreeMap<KeyId, (PeerId, usize)>,
-    routes: Routes,
     flows: Flows,
+    routing: Routing,
+    transit: Transit,
+    /// What is known of each tunnel as a link of the mesh, by [`PeerId`].
+    links: Vec<Link>,
     edge: TcpEdge,
     actions: VecDeque<Action>,
     /// The latest time that was told.
     now: Instant,
     drain: Option<Drain>,
+    /// When the mesh last made this node begin another life.
+    outlived: Option<Instant>,
     /// The tunnel that may send first, so that none starves the others.
     turn: usize,
     stray: u64,
@@ -76,19 +88,23 @@ impl Node {
     /// fresh randomness: a seed is never used twice.
     ///
     /// # Errors
-    /// [`NodeError::Routing`] if two configured nodes have the same hash, or a destination is no peer.
+    /// [`NodeError::Routing`] if two configured nodes have the same hash.
     pub fn new(
         config: Config,
         seed: [u8; 32],
         now: Instant,
         unix_now: Duration,
     ) -> Result<Self, NodeError> {
+        check_names(&config)?;
         let mut rng = Rng::new(seed);
         let millis = u64::try_from(unix_now.as_millis()).unwrap_or(u64::MAX);
         let life = millis.min(u64::MAX >> 21) << 20 | u64::from(rng.next_u32() >> 12);
         let incarnation = Incarnation(life.max(1));
         let cookies = CookieJar::new(now, &mut rng);
+        let interval = config.mesh.probe_interval;
+        let routing_rng = Rng::new(rng.fork());
         let mut node = Self {
+            local: config.node_id.hash32(),
             shared: Shared {
                 rng,
                 codec: Codec::new(USUAL_SHARD),
@@ -100,12 +116,15 @@ impl Node {
             },
             tunnels: Vec::new(),
             by_key: BTreeMap::new(),
-            routes: routes(&config, PeerId)?,
             flows: Flows::new(config.node_id.hash32(), incarnation, &config.limits, &config.lanes),
+            routing: Routing::new(now, config.node_id.clone(), incarnation, interval, routing_rng),
+            transit: Transit::new(),
+            links: Vec::new(),
             edge: TcpEdge::new(&config),
             actions: VecDeque::new(),
             now,
             drain: None,
+            outlived: None,
             turn: 0,
             stray: 0,
             config: config.clone(),
@@ -114,13 +133,24 @@ impl Node {
             node.add_peer(now, peer);
         }
         node.index_keys();
+        node.routing.set_relaying(now, node.config.mesh.transit);
+        node.add_destinations(now);
         Ok(node)
     }
 
     fn add_peer(&mut self, now: Instant, peer: &Peer) {
         let id = PeerId(self.tunnels.len());
         self.tunnels.push(Tunnel::new(now, id, &self.config, peer));
-        self.flows.add_remote(now, peer.node_id.hash32(), id);
+        self.links.push(Link::default());
+        self.flows.add_hop(id);
+        self.routing.add_neighbour(id, &peer.node_id);
+    }
+
+    /// Clients wait for a way to where they want to go.
+    fn add_destinations(&mut self, now: Instant) {
+        for dest in self.config.destinations() {
+            self.flows.add_destination(now, dest.hash32());
+        }
     }
 
     fn index_keys(&mut self) {
@@ -165,6 +195,7 @@ impl Node {
                 None => self.stray += 1,
             }
         }
+        self.follow_routes(now);
     }
 
     /// The peer that the datagram is from; `None` if it proved to be from none.
@@ -179,8 +210,16 @@ impl Node {
         if let Packet::Data(header) = packet {
             let peer = *self.shared.indices.get(&header.receiver)?;
             let tunnel = self.tunnels.get_mut(peer.0)?;
-            let node = tunnel.remote_hash();
-            let mut sink = FlowSink { flows: &mut self.flows, peer, node };
+            let mut sink = MeshSink {
+                now,
+                flows: &mut self.flows,
+                routing: &mut self.routing,
+                transit: &mut self.transit,
+                local: self.local,
+                peer,
+                node: tunnel.remote_hash(),
+                flight: tunnel.rtt() / 2,
+            };
             let from = (remote, ce);
             return tunnel
                 .handle_data(now, &mut self.shared, header, datagram, from, &mut sink)
@@ -230,6 +269,8 @@ impl Node {
             }
             self.after(now, PeerId(at));
         }
+        self.routing.handle_timeout(now);
+        self.follow_routes(now);
         self.flows.handle_timeout(now);
         self.advance_drain(now);
     }
@@ -257,23 +298,41 @@ impl Node {
                 }))
             })
             .collect();
-        self.routes = routes(&config, |at| ids.get(at).copied().unwrap_or(PeerId(at)))?;
+        check_names(&config)?;
         self.edge.reconfigure(&config);
         self.flows.set_limits(&config.limits, &config.lanes);
-        for tunnel in &mut self.tunnels {
+        let mut gone = Vec::new();
+        for (at, tunnel) in self.tunnels.iter_mut().enumerate() {
             if config.peers.iter().all(|p| p.node_id != *tunnel.remote_id()) {
                 tunnel.park(now, &mut self.shared);
-                self.flows.abandon(tunnel.remote_hash());
+                gone.push((PeerId(at), tunnel.remote_hash()));
             }
         }
         self.config = config;
         for (at, peer) in self.config.peers.clone().iter().enumerate() {
-            match ids.get(at).and_then(|id| self.tunnels.get_mut(id.0)) {
-                Some(tunnel) => tunnel.reconfigure(now, &self.config, peer),
+            let Some(id) = ids.get(at).copied() else { continue };
+            match self.tunnels.get_mut(id.0) {
+                Some(tunnel) => {
+                    tunnel.reconfigure(now, &self.config, peer);
+                    self.routing.add_neighbour(id, &peer.node_id);
+                }
                 None => self.add_peer(now, peer),
             }
         }
         self.index_keys();
+        self.routing.set_interval(self.config.mesh.probe_interval);
+        self.routing.set_relaying(now, self.config.mesh.transit);
+        self.add_destinations(now);
+        for (peer, node) in gone {
+            self.look_at_link(now, peer);
+            self.routing.remove_neighbour(now, peer);
+            self.follow_routes(now);
+            // It may be reached another way.
+            if self.routing.next_hop(node, None).is_none() {
+                self.flows.abandon(node);
+            }
+        }
+        self.follow_routes(now);
         Ok(())
     }
 
@@ -285,6 +344,7 @@ impl Node {
             self.drain = Some(Drain::Finishing(now + DRAIN_LIMIT));
             self.edge.stop();
             self.flows.refuse_new();
+            self.routing.leave(now);
             self.actions.push_back(Action::StopAccepting);
         }
         self.advance_drain(now);
@@ -312,7 +372,9 @@ impl Node {
     }
 
     fn is_told(&self) -> bool {
-        self.flows.is_quiet() && !self.tunnels.iter().any(|t| t.is_up(self.now) && t.has_unacked())
+        self.flows.is_quiet()
+            && self.transit.is_quiet(self.now)
+            && !self.tunnels.iter().any(|t| t.is_up(self.now) && t.has_unacked())
     }
 
     /// Appends datagrams to `buf` and tells what they are: at most `max_segments`, all of one size but
@@ -330,7 +392,16 @@ impl Node {
         for step in 0..count {
             let at = (self.turn + step) % count;
             let Some(tunnel) = self.tunnels.get_mut(at) else { continue };
-            let mut source = FlowSource { flows: &mut self.flows, peer: PeerId(at) };
+            let peer = PeerId(at);
+            let Some(link) = self.links.get_mut(at) else { continue };
+            self.transit.set_rate(peer, tunnel.rate());
+            let mut source = MeshSource {
+                flows: &mut self.flows,
+                routing: &mut self.routing,
+                transit: &mut self.transit,
+                link,
+                peer,
+            };
             let batch = tunnel.poll_transmit(now, &mut self.shared, max_segments, &mut source, buf);
             if let Some(batch) = batch {
                 self.turn = at + 1;
@@ -377,10 +448,11 @@ impl Node {
             _ => None,
         };
         let tunnels = self.tunnels.iter().enumerate().filter_map(|(at, tunnel)| {
-            let wants = Lane::ALL.map(|lane| self.flows.has(PeerId(at), lane));
+            let wants = Lane::ALL.map(|lane| self.has(PeerId(at), lane));
             tunnel.poll_timeout(wants)
         });
-        for timer in tunnels.chain(drain.map(|at| (at, TimerReason::Drain))) {
+        let mesh = self.routing.poll_timeout().map(|at| (at, TimerReason::Mesh));
+        for timer in tunnels.chain(mesh).chain(drain.map(|at| (at, TimerReason::Drain))) {
             if next.is_none_or(|(at, _)| timer.0 < at) {
                 next = Some(timer);
             }
@@ -392,45 +464,11 @@ impl Node {
         self.now = self.now.max(now);
     }
 
-    /// Carries what a tunnel has to tell to the other rooms.
-    fn after(&mut self, now: Instant, peer: PeerId) {
-        while let Some(tunnel) = self.tunnels.get_mut(peer.0) {
-            let node = tunnel.remote_hash();
-            let Some(event) = tunnel.poll_event() else {
-                let (up, rtt, held) = (tunnel.is_up(now), tunnel.rtt(), tunnel.held_since());
-                self.flows.set_path(now, node, up, rtt, held);
-                return;
-            };
-            match event {
-                TunnelEvent::Up { lives, fresh } => {
-                    if fresh {
-                        tracing::info!(peer = %tunnel.remote_id(), "tunnel up");
-                    }
-                    self.flows.set_remote_life(node, lives.remote);
-                }
-                TunnelEvent::Closed => {
-                    tracing::info!(peer = %tunnel.remote_id(), "peer went away");
-                }
-                TunnelEvent::Outlived { seen } => self.outlive(now, seen),
-                TunnelEvent::Resolve => {
-                    let id = tunnel.remote_id();
-                    let peer_config = self.config.peers.iter().find(|p| p.node_id == *id);
-                    if let Some(target) = peer_config.and_then(|p| p.addr.clone()) {
-                        let action = Action::Resolve { peer, target };
-                        // Time alone must not fill the queue of a shell that drains late.
-                        if !self.actions.contains(&action) {
-                            self.actions.push_back(action);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
     /// A peer remembers a later life of this node than this one: the clock was set back. Begin a life
     /// above it, which nothing of the earlier ones can be mistaken for.
     fn outlive(&mut self, now: Instant, seen: Incarnation) {
-        if seen < self.shared.incarnation {
+        // There must be room above it, for this life and those after it.
+        if seen < self.shared.incarnation || seen.0 >= MAX_INCARNATION - 2 {
             return;
         }
         self.shared.incarnation = Incarnation(seen.0.saturating_add(1));
@@ -438,6 +476,7 @@ impl Node {
             "the clock is behind that of an earlier run of this node; going on above it"
         );
         self.flows.set_life(self.shared.incarnation);
+        self.routing.set_incarnation(now, self.shared.incarnation);
         for tunnel in &mut self.tunnels {
             tunnel.reset_sessions(now, &mut self.shared);
         }
@@ -451,6 +490,8 @@ impl Node {
     /// [`Action::Abort`] waits until it is polled.
     pub fn tables(&self, visit: &mut dyn FnMut(Table)) {
         self.flows.tables(visit);
+        self.routing.tables(visit);
+        self.transit.tables(visit);
         let (len, bound) = (self.shared.indices.len(), self.tunnels.len() * MAX_INDICES);
         let (len, bound) = (len as u64, bound.max(1) as u64);
         visit(Table { name: "session_indices", peer: None, len, bound });
@@ -467,87 +508,33 @@ impl Node {
     /// A snapshot for people.
     #[must_use]
     pub fn status(&self, now: Instant) -> Status {
-        let local = self.config.node_id.to_string();
         let peers: Vec<_> =
             self.tunnels.iter().filter(|t| !t.is_parked()).map(|t| t.status(now)).collect();
-        let up = || peers.iter().filter(|p| p.up);
         let mut counters = self.flows.counters;
         counters.stray_datagrams = self.stray;
+        counters.route_changes = self.routing.route_changes();
+        counters.link_state_refused = self.routing.refused();
         Status {
             region: self.config.region.clone(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: now.saturating_duration_since(self.shared.started).as_secs(),
             draining: self.drain.is_some(),
-            peers_up: up().count(),
+            peers_up: peers.iter().filter(|p| p.up).count(),
             tcp_flows: self.flows.live(),
             quic_flows: 0,
             flow_memory: self.flows.memory(),
-            paths: up()
-                .map(|p| PathStatus {
-                    to: p.node_id.clone(),
-                    via: vec![local.clone(), p.node_id.clone()],
-                    cost_us: p.rtt_us.unwrap_or(0) / 2,
-                })
-                .collect(),
-            latencies: up()
-                .filter_map(|p| {
-                    let (from, to) = (local.clone(), p.node_id.clone());
-                    p.rtt_us.map(|rtt_us| LatencyStatus { from, to, rtt_us })
-                })
-                .collect(),
-            node_id: local,
+            paths: self.routing.paths(),
+            latencies: self.routing.latencies(now),
+            transit: self.transit.status(),
+            node_id: self.config.node_id.to_string(),
             peers,
             counters,
         }
     }
 }
 
-fn routes(config: &Config, id: impl Fn(usize) -> PeerId) -> Result<Routes, NodeError> {
-    let mut routes = Routes::default();
-    let failed = |e: &dyn std::fmt::Display| NodeError::Routing(e.to_string());
-    let own = &config.node_id;
-    for (at, peer) in config.peers.iter().enumerate() {
-        if peer.node_id.hash32() == own.hash32() {
-            return Err(failed(&Collision(own.clone(), peer.node_id.clone())));
-        }
-        routes.add(id(at), &peer.node_id).map_err(|e| failed(&e))?;
-    }
-    let default = config.relay.default_dest.iter();
-    for dest in default.chain(config.edges.iter().filter_map(|e| e.dest.as_ref())) {
-        routes.to(dest).map_err(|e| failed(&e))?;
-    }
-    Ok(routes)
-}
-
-struct FlowSink<'a> {
-    flows: &'a mut Flows,
-    peer: PeerId,
-    node: NodeHash,
-}
-
-impl Sink for FlowSink<'_> {
-    fn lives(&mut self, lives: Lives) {
-        self.flows.set_remote_life(self.node, lives.remote);
-    }
-
-    fn symbol(&mut self, now: Instant, content: &[u8]) {
-        if self.flows.handle_symbol(now, self.peer, content).is_err() {
-            tracing::trace!(peer = self.peer.0, "malformed flow frames");
-        }
-    }
-}
-
-struct FlowSource<'a> {
-    flows: &'a mut Flows,
-    peer: PeerId,
-}
-
-impl Source for FlowSource<'_> {
-    fn has(&self, lane: Lane) -> bool {
-        self.flows.has(self.peer, lane)
-    }
-
-    fn fill(&mut self, now: Instant, lane: Lane, room: usize, out: &mut Vec<u8>) {
-        self.flows.fill(now, self.peer, lane, room, out);
-    }
+fn check_names(config: &Config) -> Result<(), NodeError> {
+    let peers = config.peers.iter().map(|peer| &peer.node_id);
+    let names = std::iter::once(&config.node_id).chain(peers).chain(config.destinations());
+    routing::tell_apart(names).map_err(|e| NodeError::Routing(e.to_string()))
 }

@@ -27,10 +27,13 @@ pub struct Status {
     pub quic_flows: usize,
     /// Bytes reserved for flows, and the cap.
     pub flow_memory: MemoryStatus,
-    /// Next hop per destination.
+    /// The way to each node that is known in the mesh and can be reached, by name.
     pub paths: Vec<PathStatus>,
-    /// Measured latencies per directed link.
+    /// The latency matrix of the mesh as this node knows it: every directed link that its begin reports, by
+    /// names.
     pub latencies: Vec<LatencyStatus>,
+    /// What is relayed for others.
+    pub transit: TransitStatus,
     /// What was dropped or refused, by reason; monotonic.
     pub counters: NodeCounters,
 }
@@ -51,7 +54,8 @@ pub struct Table {
     pub name: &'static str,
     /// The neighbour that it belongs to, if it is not the node's.
     pub peer: Option<PeerId>,
-    /// Entries now (bytes for `flow_memory`, `flow_window` and `flow_unacknowledged`). Of what each flow
+    /// Entries now (bytes for `flow_memory`, `flow_window`, `flow_unacknowledged`, `transit_memory`,
+    /// `transit_data`, `transit_control` and `transit_buffers`). Of what each flow
     /// or each lane has for itself, the fullest.
     pub len: u64,
     /// The most that there can be; above 0.
@@ -76,6 +80,10 @@ pub struct PeerStatus {
     pub session_age_s: Option<u64>,
     /// Sessions made since the start.
     pub handshakes: u64,
+    /// Whether what is sent to it is not acknowledged any more: no route leads over it then.
+    pub suspect: bool,
+    /// How often it became suspect.
+    pub suspected: u64,
     /// Smoothed round trip time in microseconds.
     pub rtt_us: Option<u64>,
     /// Loss towards the peer before recovery, in percent.
@@ -148,26 +156,82 @@ pub struct NodeCounters {
     pub opens_refused: u64,
     /// Datagrams that no session or key claims.
     pub stray_datagrams: u64,
+    /// Bytes that began or end here and were sent again end to end, because a hop had lost them for good.
+    pub resent_bytes: u64,
+    /// Reports of relays that they dropped data of flows that begin or end here.
+    pub drops_told: u64,
+    /// Times that the next hop to some destination changed.
+    pub route_changes: u64,
+    /// Advertisements of links refused because the database was full.
+    pub link_state_refused: u64,
 }
 
 /// The way to one destination.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PathStatus {
     /// Destination node.
     pub to: String,
     /// Nodes on the way, this one first.
     pub via: Vec<String>,
-    /// Cost in microseconds.
+    /// One way, in microseconds: latency, what the links' loss costs, and a little for each relay.
     pub cost_us: u64,
+    /// Round trip time along it in microseconds, without queues.
+    pub rtt_us: u64,
+    /// The neighbour that takes over at once if the next hop dies.
+    pub alternate: Option<String>,
 }
 
-/// One directed link.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One directed link, as its begin reports it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LatencyStatus {
     /// From this node.
     pub from: String,
     /// To this one.
     pub to: String,
-    /// Smoothed round trip time in microseconds.
+    /// Smoothed round trip time in microseconds, without the queues of the tunnel's own traffic.
     pub rtt_us: u64,
+    /// Mean deviation of the round trip time in microseconds.
+    pub jitter_us: u64,
+    /// Loss in this direction before recovery, in percent.
+    pub loss_pct: f64,
+    /// Mean length of a run of losses, in packets.
+    pub burst: f64,
+    /// Since it was measured so, in milliseconds.
+    pub age_ms: u64,
+    /// Whether it is used: both ends report it, and its begin relays or is this node.
+    pub used: bool,
+}
+
+/// What a node relays between other nodes. Counters are monotonic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct TransitStatus {
+    /// Frames passed on.
+    pub frames: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes that wait now, for all neighbours.
+    pub waiting_bytes: u64,
+    /// Data frames that were given the mark of congestion here.
+    pub marked: u64,
+    /// Data frames dropped because too much waited.
+    pub dropped_full: u64,
+    /// Frames dropped because there was no way on.
+    pub dropped_no_way: u64,
+    /// Frames dropped because they had passed too many relays.
+    pub dropped_hops: u64,
+    /// Data frames dropped because they were too long in the mesh.
+    pub dropped_old: u64,
+    /// Frames that are not data dropped because far too much of them waited.
+    pub dropped_control: u64,
+    /// Acknowledgements whose place a later one of the same flow took while many waited.
+    pub acks_merged: u64,
+    /// Frames that waited for a neighbour when it died, to go another way.
+    pub moved: u64,
+    /// How long data waited here, in microseconds: median, 99th percentile, greatest; to 7 % and over the
+    /// node's life.
+    pub wait_p50_us: u64,
+    /// See `wait_p50_us`.
+    pub wait_p99_us: u64,
+    /// See `wait_p50_us`.
+    pub wait_max_us: u64,
 }

@@ -32,7 +32,11 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
             admin_token: None,
             tls: None,
         },
-        mesh: Mesh { probe_interval: Duration::from_millis(100), max_udp_payload: 8972 },
+        mesh: Mesh {
+            probe_interval: Duration::from_millis(100),
+            max_udp_payload: 8972,
+            transit: true,
+        },
         relay: Relay { default_dest: Some(peer_id.clone()), fec: None },
         lanes: Lanes::default(),
         limits: Limits::default(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use entrouter_proto::status::Status;
 use serde::Serialize;
 
 use crate::link::LinkCounters;
@@ -34,6 +35,20 @@ pub struct Outcome {
     pub wire_per_byte: Option<f64>,
     /// What the nodes counted, by tunnel (`a>b`: at `a`, towards `b`).
     pub tunnels: BTreeMap<String, TunnelOutcome>,
+    /// What the nodes counted beyond their tunnels, by name.
+    pub nodes: BTreeMap<String, NodeOutcome>,
+    /// The same at times that were asked for, in milliseconds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes_at: BTreeMap<u64, BTreeMap<String, NodeOutcome>>,
+    /// The way from one node to another, each time it was seen to have changed: by `from>to`.
+    pub routes: BTreeMap<String, Vec<Route>>,
+    /// When every node had a way to every other one, and kept one to the end, in seconds since the last
+    /// start of a node; absent if that never was.
+    pub converged_s: Option<f64>,
+    /// Put on both directions of a link together, with IP and UDP headers, in kbit/s, over the second half of
+    /// the quiet time behind the last connection; of all links the greatest. Absent if connections were
+    /// open at the end.
+    pub quiet_kbps: Option<f64>,
     /// The scenario's expectations.
     pub expectations: Vec<ExpectationOutcome>,
     /// How things went over time, if that was asked for.
@@ -147,6 +162,114 @@ pub struct TunnelOutcome {
     /// Sessions made.
     pub handshakes: u64,
 }
+
+/// What one node counted, over all its lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct NodeOutcome {
+    /// Frames passed on for other nodes.
+    pub transit_frames: u64,
+    /// Bytes of them.
+    pub transit_bytes: u64,
+    /// Bytes that waited at the end, for all neighbours.
+    pub waiting_bytes: u64,
+    /// Frames passed on with the mark of congestion.
+    pub marked: u64,
+    /// Data frames dropped because too much waited.
+    pub dropped_full: u64,
+    /// Frames dropped because there was no way on.
+    pub dropped_no_way: u64,
+    /// Frames dropped because they had passed too many relays.
+    pub dropped_hops: u64,
+    /// Data frames dropped because they were too long in the mesh.
+    pub dropped_old: u64,
+    /// Frames that waited for a neighbour that died and were sent another way.
+    pub moved: u64,
+    /// How long frames waited for their turn: median, of the life in which it was greatest.
+    pub wait_p50_us: u64,
+    /// 99th percentile, likewise.
+    pub wait_p99_us: u64,
+    /// Greatest.
+    pub wait_max_us: u64,
+    /// Bytes sent again end to end.
+    pub resent_bytes: u64,
+    /// Reports of relays that they dropped data.
+    pub drops_told: u64,
+    /// Times that the next hop to some destination changed.
+    pub route_changes: u64,
+    /// Times that a neighbour became suspect.
+    pub suspected: u64,
+    /// Flows opened by clients.
+    pub flows_opened: u64,
+    /// Flows accepted for origins.
+    pub flows_accepted: u64,
+    /// Flows that ended by a reset.
+    pub flows_reset: u64,
+    /// Opens refused because the id was closed before.
+    pub opens_refused: u64,
+}
+
+impl NodeOutcome {
+    /// What one life counted.
+    #[must_use]
+    pub fn of(status: &Status) -> Self {
+        let (transit, counters) = (&status.transit, &status.counters);
+        Self {
+            transit_frames: transit.frames,
+            transit_bytes: transit.bytes,
+            waiting_bytes: transit.waiting_bytes,
+            marked: transit.marked,
+            dropped_full: transit.dropped_full,
+            dropped_no_way: transit.dropped_no_way,
+            dropped_hops: transit.dropped_hops,
+            dropped_old: transit.dropped_old,
+            moved: transit.moved,
+            wait_p50_us: transit.wait_p50_us,
+            wait_p99_us: transit.wait_p99_us,
+            wait_max_us: transit.wait_max_us,
+            resent_bytes: counters.resent_bytes,
+            drops_told: counters.drops_told,
+            route_changes: counters.route_changes,
+            suspected: status.peers.iter().map(|peer| peer.suspected).sum(),
+            flows_opened: counters.flows_opened,
+            flows_accepted: counters.flows_accepted,
+            flows_reset: counters.flows_reset,
+            opens_refused: counters.opens_refused,
+        }
+    }
+
+    /// With what another life or node counted: the sum, of waits the greater.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Self {
+        Self {
+            transit_frames: self.transit_frames + other.transit_frames,
+            transit_bytes: self.transit_bytes + other.transit_bytes,
+            waiting_bytes: self.waiting_bytes + other.waiting_bytes,
+            marked: self.marked + other.marked,
+            dropped_full: self.dropped_full + other.dropped_full,
+            dropped_no_way: self.dropped_no_way + other.dropped_no_way,
+            dropped_hops: self.dropped_hops + other.dropped_hops,
+            dropped_old: self.dropped_old + other.dropped_old,
+            moved: self.moved + other.moved,
+            wait_p50_us: self.wait_p50_us.max(other.wait_p50_us),
+            wait_p99_us: self.wait_p99_us.max(other.wait_p99_us),
+            wait_max_us: self.wait_max_us.max(other.wait_max_us),
+            resent_bytes: self.resent_bytes + other.resent_bytes,
+            drops_told: self.drops_told + other.drops_told,
+            route_changes: self.route_changes + other.route_changes,
+            suspected: self.suspected + other.suspected,
+            flows_opened: self.flows_opened + other.flows_opened,
+            flows_accepted: self.flows_accepted + other.flows_accepted,
+            flows_reset: self.flows_reset + other.flows_reset,
+            opens_refused: self.opens_refused + other.opens_refused,
+        }
+    }
+}
+
+/// Since when, in virtual seconds, and through which nodes, joined by `>`, or [`NO_WAY`].
+pub type Route = (f64, String);
+
+/// A route that leads nowhere.
+pub const NO_WAY: &str = "none";
 
 /// One expectation, held against the run.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -74,9 +74,6 @@ pub enum RunError {
     Trace(#[from] std::io::Error),
 }
 
-/// How long is listened after the last connection ended.
-const AFTERMATH: Duration = Duration::from_secs(2);
-
 /// Whether a scenario can be run at all.
 ///
 /// # Errors
@@ -95,18 +92,40 @@ pub fn run(scenario: &Scenario, options: RunOptions) -> Result<Outcome, RunError
     if let Some(interval) = sample {
         engine.sample(interval);
     }
-    engine.run(scenario.ends_at);
-    if engine.is_done() {
-        // Is anything said or kept that should not be?
-        let done = Duration::from_nanos(engine.now().as_nanos());
-        engine.run_until(done + AFTERMATH);
+    for at in scenario::snapshots(scenario) {
+        engine.snapshot(at);
     }
+    engine.watch_routes(scenario::watched(scenario).into_iter().map(host).collect());
+    engine.run(scenario.ends_at);
+    let quiet_kbps = if engine.is_done() { keep_quiet(&mut engine, scenario) } else { None };
     engine.check();
     engine.trace().finish()?;
     let mut outcome = engine.outcome(&scenario.full_name());
     outcome.wire_per_byte = wire_per_byte(scenario, &outcome);
+    outcome.quiet_kbps = quiet_kbps;
     outcome.expectations = scenario::evaluate(scenario, &outcome);
     Ok(outcome)
+}
+
+/// Is anything said or kept that should not be? See [`Outcome::quiet_kbps`].
+fn keep_quiet(engine: &mut Engine, scenario: &Scenario) -> Option<f64> {
+    let done = Duration::from_nanos(engine.now().as_nanos());
+    let rest = scenario.quiet / 2;
+    // It may be an hour, and nothing depends on when exactly a route changes meanwhile.
+    engine.watch_routes(Vec::new());
+    let offered = |engine: &Engine| {
+        let both = |nth| {
+            let ways = ways(scenario::LinkId(nth), Way::Both);
+            ways.map(|way| engine.counters(way).offered_bytes).sum::<u64>()
+        };
+        (0..scenario.links.len()).map(both).collect::<Vec<_>>()
+    };
+    engine.run_until(done + scenario.quiet - rest);
+    let before = offered(engine);
+    engine.run_until(done + scenario.quiet);
+    let grown = offered(engine).into_iter().zip(before).map(|(now, before)| now - before);
+    let most = grown.max().filter(|_| !rest.is_zero())?;
+    Some(most as f64 * 8.0 / 1e3 / rest.as_secs_f64())
 }
 
 /// See [`Outcome::wire_per_byte`]. Where there are more PoPs, payload may cross several links.
@@ -124,6 +143,7 @@ fn wire_per_byte(scenario: &Scenario, outcome: &Outcome) -> Option<f64> {
     let payload: u64 = scenario
         .workloads
         .iter()
+        .filter(|w| w.from != w.to)
         .filter_map(|w| Some((w, outcome.workloads.get(w.name.as_str())?)))
         .map(|(w, found)| if w.from == way.0 { found.bytes_up } else { found.bytes_down })
         .sum();
@@ -186,7 +206,13 @@ pub(crate) fn quic_ends(
 ) -> Result<(scenario::PopId, scenario::PopId), RunError> {
     let mut ends = scenario.workloads.iter().map(|workload| (workload.from, workload.to));
     match ends.next() {
-        Some(first) if scenario.pops.len() == 2 && ends.all(|other| other == first) => Ok(first),
+        Some(first)
+            if scenario.pops.len() == 2
+                && first.0 != first.1
+                && ends.all(|other| other == first) =>
+        {
+            Ok(first)
+        }
         _ => Err(RunError::NotOneWay(scenario.full_name())),
     }
 }

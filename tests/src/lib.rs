@@ -10,7 +10,7 @@
 //! - [`build`]: the shells' binaries, always of the release profile, whatever profile the tests have.
 //!   A debug build relays an order of magnitude slower, and the release build is what is shipped.
 //! - [`pop`]: one PoP as a process: its configuration, log, status, signals, end.
-//! - [`mod@line`]: two PoPs and the link between them.
+//! - [`mod@line`]: two PoPs and the link between them; [`triangle`]: three PoPs and three links.
 //! - [`origin`] and [`client`]: both ends of a connection.
 //! - [`process`]: memory and processor time of a process, where the system tells.
 //! - [`wait`]: waiting for something to become true, with a deadline. Nothing sleeps and hopes.
@@ -28,6 +28,7 @@ pub mod origin;
 pub mod pop;
 pub mod process;
 pub mod scratch;
+pub mod triangle;
 pub mod wait;
 
 /// Every shell passes every test: `entrouter-<name>`.

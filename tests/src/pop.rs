@@ -40,10 +40,14 @@ pub struct PopConfig {
     pub edges: Vec<(SocketAddr, String)>,
     /// `listen.admin_addr`.
     pub admin: SocketAddr,
-    /// Name of the only peer.
+    /// Name of the first peer.
     pub peer: String,
     /// Where that is, if this PoP is to know.
     pub peer_addr: Option<SocketAddr>,
+    /// Further peers: name, address if this PoP is to know it, and `shared_key`.
+    pub more_peers: Vec<(String, Option<SocketAddr>, String)>,
+    /// `relay.default_dest`, which is needed with several peers.
+    pub default_dest: Option<String>,
     /// `shared_key`.
     pub key: String,
     /// `next_shared_key`.
@@ -53,7 +57,7 @@ pub struct PopConfig {
 }
 
 impl PopConfig {
-    /// A PoP with a tunnel to one other.
+    /// A PoP with a tunnel to one other, so far.
     pub fn new(node_id: &str, peer: &str, peer_addr: Option<SocketAddr>) -> Self {
         Self {
             node_id: node_id.to_owned(),
@@ -63,6 +67,8 @@ impl PopConfig {
             admin: any_port(),
             peer: peer.to_owned(),
             peer_addr,
+            more_peers: Vec::new(),
+            default_dest: None,
             key: key(1),
             next_key: None,
             origins: Vec::new(),
@@ -81,6 +87,9 @@ impl PopConfig {
         }
         // Often, so that the tests learn soon what the PoPs notice.
         line(format_args!("[mesh]\nprobe_interval_ms = 100"));
+        if let Some(dest) = &self.default_dest {
+            line(format_args!("[relay]\ndefault_dest = \"{dest}\""));
+        }
         line(format_args!("[[peers]]\nnode_id = \"{}\"", self.peer));
         line(format_args!("shared_key = \"{}\"", self.key));
         if let Some(next) = &self.next_key {
@@ -88,6 +97,12 @@ impl PopConfig {
         }
         if let Some(addr) = self.peer_addr {
             line(format_args!("addr = \"{addr}\""));
+        }
+        for (peer, addr, key) in &self.more_peers {
+            line(format_args!("[[peers]]\nnode_id = \"{peer}\"\nshared_key = \"{key}\""));
+            if let Some(addr) = addr {
+                line(format_args!("addr = \"{addr}\""));
+            }
         }
         line(format_args!("[origins]"));
         for (service, addr) in &self.origins {

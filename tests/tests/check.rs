@@ -121,14 +121,14 @@ fn broken() -> Vec<Case> {
             vec![("9: peers[1].addr", "127.0.0.1:0")],
         ),
         (
-            "a stranger as destination",
-            and("[relay]\ndefault_dest = \"d\""),
-            vec![("11: relay.default_dest", "d")],
+            "no name as destination",
+            and("[relay]\ndefault_dest = \"d d\""),
+            vec![("11: relay.default_dest", "d d")],
         ),
         (
-            "itself as destination",
-            and("[relay]\ndefault_dest = \"a\""),
-            vec![("11: relay.default_dest", "a")],
+            "neither yes nor no",
+            and("[mesh]\ntransit = \"no\""),
+            vec![("11: mesh.transit", "true or false")],
         ),
         (
             "two destinations",
@@ -162,9 +162,9 @@ fn broken() -> Vec<Case> {
             vec![("13: edge[0].proto", "udp")],
         ),
         (
-            "a listener to a stranger",
-            and("[[edge]]\nlisten = \"0.0.0.0:5\"\ndest = \"d\""),
-            vec![("12: edge[0].dest", "d")],
+            "a listener that leads nowhere",
+            and("[[edge]]\nlisten = \"0.0.0.0:5\""),
+            vec![("10: edge[0].dest", "nothing")],
         ),
         ("a name with a space", with(1, "node_id = \"a b\""), vec![("1: node_id", "a b")]),
         (
@@ -210,6 +210,8 @@ fn a_good_file_and_the_example_pass() {
         example.unwrap(),
         good().into_bytes(),
         and("[relay]\ndefault_dest = \"c\"\nfec_data_shards = 20\nfec_parity_shards = 1"),
+        and("[mesh]\ntransit = false\n[relay]\ndefault_dest = \"neither-b-nor-c\""),
+        and("[[edge]]\nlisten = \"[::1]:0\"\ndest = \"a\"\n[origins]\ndefault = \"localhost:80\""),
         and("[listen]\ntcp_addr = \"[::1]:0\"\n[origins]\ndefault = \"localhost:80\""),
         b"node_id = \"alone\"\r\nregion = \"windows\"\r\n".to_vec(),
     ];

@@ -24,7 +24,7 @@ pub(super) const LISTEN: &[&str] = &[
     "tls_key_path",
 ];
 
-pub(super) const MESH: &[&str] = &["probe_interval_ms", "max_udp_payload"];
+pub(super) const MESH: &[&str] = &["probe_interval_ms", "max_udp_payload", "transit"];
 
 pub(super) const RELAY: &[&str] = &["default_dest", "fec_data_shards", "fec_parity_shards"];
 

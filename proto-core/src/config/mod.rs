@@ -41,7 +41,7 @@ pub struct Config {
     pub region: String,
     /// Sockets.
     pub listen: Listen,
-    /// Probing.
+    /// Probing, and whether this PoP relays for others.
     pub mesh: Mesh,
     /// Where bytes go and how they are protected.
     pub relay: Relay,
@@ -49,8 +49,8 @@ pub struct Config {
     pub lanes: Lanes,
     /// Memory of flows, age of keys.
     pub limits: Limits,
-    /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names, their hashes and keys
-    /// are distinct.
+    /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names and keys are distinct, and so
+    /// are the hashes of all names: of this PoP, its peers and its destinations.
     pub peers: Vec<Peer>,
     /// Services that this PoP may dial, at most [`MAX_ORIGINS`].
     pub origins: BTreeMap<ServiceName, HostPort>,
@@ -66,6 +66,12 @@ impl Config {
     /// missing keys, values out of range, and what contradicts itself. No error holds a secret.
     pub fn parse(file_name: &str, text: &[u8]) -> Result<Self, ConfigErrors> {
         parse::parse(file_name, text)
+    }
+
+    /// The PoPs that listeners lead to, as often as they are named.
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &NodeId> {
+        let default = self.relay.default_dest.iter();
+        default.chain(self.edges.iter().filter_map(|edge| edge.dest.as_ref()))
     }
 }
 
@@ -95,7 +101,7 @@ pub struct TlsPaths {
     pub key: String,
 }
 
-/// `[mesh]`.
+/// `[mesh]`. [`Node::reconfigure`](crate::Node::reconfigure) changes each at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mesh {
     /// Between two PINGs to a neighbour: 20 ms to 60 s, 500 ms if none is configured.
@@ -103,6 +109,9 @@ pub struct Mesh {
     /// The largest UDP payload that is looked for on the path to a neighbour, in bytes: 1252 to
     /// [`MAX_UDP_PAYLOAD`], which is the default. At 1252 nothing is looked for.
     pub max_udp_payload: usize,
+    /// Whether this PoP relays for others (the default). If not, other PoPs route no traffic through it:
+    /// it is only the begin and the end of connections.
+    pub transit: bool,
 }
 
 /// UDP payload that every path is taken to carry, in bytes: IPv6's least MTU of 1280, less the headers
@@ -116,7 +125,8 @@ pub const MAX_UDP_PAYLOAD: usize = 8972;
 /// `[relay]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
-    /// Destination of `tcp_addr` and `quic_addr`: as configured, or the sole peer. Always a peer.
+    /// Destination of `tcp_addr` and `quic_addr`: as configured, or the sole peer. Any PoP of the mesh,
+    /// neighbour or not; with this PoP itself its own origins serve.
     pub default_dest: Option<NodeId>,
     /// Fixed ratio of full FEC blocks; adaptive without it.
     pub fec: Option<FixedFec>,
@@ -202,8 +212,8 @@ pub struct Edge {
     pub listen: SocketAddr,
     /// What it speaks.
     pub proto: EdgeProto,
-    /// Destination PoP, always a peer; [`Relay::default_dest`] if it is absent, which is then
-    /// present.
+    /// Destination PoP, any as in [`Relay::default_dest`], which is meant, and present, if this is
+    /// absent.
     pub dest: Option<NodeId>,
     /// Service at the destination.
     pub service: ServiceName,

@@ -1,5 +1,6 @@
 //! What a valid configuration means, told to a person or to a shell.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
@@ -30,7 +31,7 @@ impl fmt::Display for Notice {
 pub struct ServedListener {
     /// Where it listens.
     pub addr: SocketAddr,
-    /// The PoP that its flows lead to; always a peer.
+    /// The PoP that its flows lead to: any of the mesh, or this one.
     pub dest: NodeId,
     /// The service there.
     pub service: ServiceName,
@@ -80,6 +81,9 @@ impl Config {
                 ));
             }
         }
+        for text in self.destination_notices() {
+            tell(text);
+        }
         if self.origins.is_empty() && self.listeners().is_empty() {
             tell(
                 "no [origins]: this PoP dials nothing: opens are reset with `no such service`"
@@ -112,6 +116,34 @@ impl Config {
         notices
     }
 
+    /// Destinations that a slip of the pen may have made. Each name is told once.
+    fn destination_notices(&self) -> Vec<String> {
+        let peers: BTreeSet<_> = self.peers.iter().map(|peer| &peer.node_id).collect();
+        let dests: BTreeSet<_> = self.destinations().collect();
+        let strangers = dests.into_iter().filter(|d| **d != self.node_id && !peers.contains(d));
+        let mut told: Vec<_> = strangers
+            .map(|dest| {
+                if peers.is_empty() {
+                    format!("destination {dest} cannot be reached: there are no peers")
+                } else {
+                    format!(
+                        "destination {dest} is no peer: it is reached over other PoPs, if one of \
+                         that name is in the mesh; check the spelling"
+                    )
+                }
+            })
+            .collect();
+        let own = self.listeners().into_iter().filter(|listener| listener.dest == self.node_id);
+        let unserved = own.filter(|listener| !self.origins.contains_key(&listener.service));
+        told.extend(unserved.map(|ServedListener { addr, service, .. }| {
+            format!(
+                "tcp {addr} leads to this PoP itself, and {service} is none of its [origins]: \
+                 clients are refused"
+            )
+        }));
+        told
+    }
+
     /// Why no connection is accepted at `tcp_addr`, if it is configured and that is so.
     fn tcp_addr_refusal(&self) -> Option<&'static str> {
         self.listen.tcp_addr?;
@@ -123,7 +155,7 @@ impl Config {
         } else if self.relay.default_dest.is_some() {
             None
         } else if self.peers.is_empty() {
-            Some("there are no peers")
+            Some("there are no peers and no relay.default_dest")
         } else {
             Some("several peers and no relay.default_dest")
         }
@@ -201,6 +233,8 @@ impl Config {
         ));
         rows.push(("probes", format!("every {} ms", self.mesh.probe_interval.as_millis())));
         rows.push(("packets", format!("up to {} bytes of UDP", self.mesh.max_udp_payload)));
+        let transit = if self.mesh.transit { "relays for others" } else { "off" };
+        rows.push(("transit", transit.to_owned()));
         let Lanes { express_bytes, express_share } = self.lanes;
         rows.push((
             "express",

@@ -35,6 +35,7 @@ pub(super) const HOST_PORT: &str = "\"host:port\" with a DNS name, an IPv4 addre
                                     address, and a port from 1 to 65535";
 const PROBE: &str = "20 to 60000 milliseconds";
 const PAYLOAD: &str = "1252 to 8972 bytes";
+const TRANSIT: &str = "true or false (without quotes)";
 const DATA: &str = "1 to 128 source symbols";
 const PARITY: &str = "0 to 64 parity symbols, at most 4 for each of fec_data_shards";
 const WINDOW: &str = "64 to 1048576 KiB, at most limits.node_memory_mib";
@@ -123,12 +124,12 @@ fn config(report: &mut Report, table: &DeTable<'_>) -> Option<Config> {
     let mut sockets = Sockets::default();
     let listen = listen(report, &root, &mut sockets);
     let mesh = mesh(report, &root);
-    let (peers, destinations) = peers(report, &root, node_id.as_ref());
-    let relay = relay(report, &root, &destinations);
+    let (peers, mut destinations) = peers(report, &root, node_id.as_ref());
+    let relay = relay(report, &root, &mut destinations);
     let lanes = lanes(report, &root);
     let limits = limits(report, &root);
     let origins = origins(report, &root);
-    let edges = edges(report, &root, &destinations, &relay, &mut sockets);
+    let edges = edges(report, &root, &mut destinations, &relay, &mut sockets);
 
     Some(Config {
         node_id: node_id?.value,
@@ -258,13 +259,15 @@ fn mesh(report: &mut Report, root: &Section<'_>) -> Mesh {
     let range = BASE_UDP_PAYLOAD as i64..=MAX_UDP_PAYLOAD as i64;
     let payload = section.integer(report, "max_udp_payload", PAYLOAD, range);
     let payload = payload.and_then(|item| usize::try_from(item.value).ok());
+    let transit = section.boolean(report, "transit", TRANSIT);
     Mesh {
         probe_interval: Duration::from_millis(millis),
         max_udp_payload: payload.unwrap_or(MAX_UDP_PAYLOAD),
+        transit: transit.is_none_or(|item| item.value),
     }
 }
 
-fn relay(report: &mut Report, root: &Section<'_>, destinations: &Destinations) -> Relay {
+fn relay(report: &mut Report, root: &Section<'_>, destinations: &mut Destinations) -> Relay {
     let section = root.section(report, "relay", Some(keys::RELAY));
     let configured = destinations.read(report, &section, "default_dest").map(|item| item.value);
     let sole = match destinations.peers.as_slice() {
@@ -384,7 +387,7 @@ fn origins(report: &mut Report, root: &Section<'_>) -> BTreeMap<ServiceName, Hos
 fn edges(
     report: &mut Report,
     root: &Section<'_>,
-    destinations: &Destinations,
+    destinations: &mut Destinations,
     relay: &Relay,
     sockets: &mut Sockets,
 ) -> Vec<Edge> {

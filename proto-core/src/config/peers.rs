@@ -1,4 +1,4 @@
-//! `[[peers]]`, and the destinations that they are.
+//! `[[peers]]`, and the destinations that listeners lead to.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use super::parse::{HOST_PORT, NAME};
 use super::reader::{Item, Report, Section};
-use super::text::shown;
 use super::values::{is_region, parse_key};
 use super::{HostPort, Peer, PresharedKey, keys};
 use crate::ids::{NodeHash, NodeId};
@@ -50,18 +49,8 @@ pub(super) fn peers(
             } else {
                 ids.push(name.clone());
                 names.insert(name.clone(), section.key("node_id"));
-                match hashes.entry(name.hash32()) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(name.clone());
-                    }
-                    Entry::Occupied(other) => {
-                        let other = other.get();
-                        let problem = format!(
-                            "found \"{name}\", which looks like \"{other}\" on the wire \
-                             (same 32-bit hash), wanted one of them renamed"
-                        );
-                        report.add(*line, key, problem);
-                    }
+                if let Some(problem) = collision(&mut hashes, name) {
+                    report.add(*line, key, problem);
                 }
             }
         }
@@ -94,7 +83,7 @@ pub(super) fn peers(
             });
         }
     }
-    (peers, Destinations { own: own.map(|item| item.value.clone()), peers: ids, complete })
+    (peers, Destinations { peers: ids, complete, names: hashes })
 }
 
 fn peer_addr(report: &mut Report, section: &Section<'_>) -> Option<Item<HostPort>> {
@@ -139,50 +128,59 @@ fn refuse_reuse(
     }
 }
 
-/// What a `dest` may name.
+/// What a `dest` may name: any PoP, since the mesh finds the way.
 #[derive(Debug)]
 pub(super) struct Destinations {
-    own: Option<NodeId>,
     pub(super) peers: Vec<NodeId>,
-    /// Where a peer's name could not be read, nobody can tell whether a destination exists.
+    /// Where a peer's name could not be read, nobody can tell which is the sole one.
     pub(super) complete: bool,
+    /// Whose name a hash stands for: this PoP's, those of peers and of the destinations so far.
+    names: BTreeMap<NodeHash, NodeId>,
 }
 
 impl Destinations {
     pub(super) fn wanted(&self) -> String {
-        if self.peers.is_empty() {
-            return "the node_id of one of [[peers]]".to_owned();
-        }
         let names: Vec<_> = self.peers.iter().take(5).map(NodeId::as_str).collect();
         let more = if self.peers.len() > names.len() { ", ..." } else { "" };
-        format!("the node_id of one of [[peers]] ({}{more})", names.join(", "))
+        if names.is_empty() {
+            return "the node_id of a PoP".to_owned();
+        }
+        format!("the node_id of a PoP, such as one of [[peers]] ({}{more})", names.join(", "))
     }
 
     pub(super) fn read(
-        &self,
+        &mut self,
         report: &mut Report,
         section: &Section<'_>,
         name: &str,
     ) -> Option<Item<NodeId>> {
         let wanted = self.wanted();
         let dest = section.parsed(report, name, &wanted, |text| NodeId::new(text).ok())?;
-        let found = shown(dest.value.as_str());
-        if self.own.as_ref() == Some(&dest.value) {
-            let problem = format!(
-                "found {found}, this PoP itself; only neighbours can be destinations, \
-                 wanted {wanted}"
-            );
-            report.add(dest.line, section.key(name), problem);
-            return None;
-        }
-        if self.complete && !self.peers.contains(&dest.value) {
-            let problem = format!(
-                "found {found}, which is no peer; only neighbours can be destinations, \
-                 wanted {wanted}"
-            );
+        // A peer that collides is told at the peer.
+        if !self.peers.contains(&dest.value)
+            && let Some(problem) = collision(&mut self.names, &dest.value)
+        {
             report.add(dest.line, section.key(name), problem);
             return None;
         }
         Some(dest)
+    }
+}
+
+/// Frames name a PoP by the hash of its name: who has another's would be taken for it.
+fn collision(names: &mut BTreeMap<NodeHash, NodeId>, name: &NodeId) -> Option<String> {
+    match names.entry(name.hash32()) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(name.clone());
+            None
+        }
+        Entry::Occupied(other) if other.get() == name => None,
+        Entry::Occupied(other) => {
+            let other = other.get();
+            Some(format!(
+                "found \"{name}\", which looks like \"{other}\" on the wire (same 32-bit hash), \
+                 wanted one of them renamed"
+            ))
+        }
     }
 }

@@ -191,6 +191,22 @@ impl<'a> Section<'a> {
         None
     }
 
+    pub(super) fn boolean(
+        &self,
+        report: &mut Report,
+        name: &str,
+        wanted: &str,
+    ) -> Option<Item<bool>> {
+        let value = self.value(name)?;
+        let line = report.line_at(value.span().start);
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            let problem = format!("found {}, wanted {wanted}", kind(value.get_ref()));
+            report.add(line, self.key(name), problem);
+        }
+        boolean.map(|value| Item { value, line })
+    }
+
     /// A number above 0, whole or not, up to `max`.
     pub(super) fn positive(
         &self,

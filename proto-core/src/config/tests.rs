@@ -18,6 +18,17 @@ pub(super) fn good(text: &str) -> Config {
     parse(text).unwrap_or_else(|errors| panic!("{errors}\n---\n{text}"))
 }
 
+/// Two names that are one on the wire; the first is met first.
+pub(super) fn two_of_one_hash() -> (NodeId, NodeId) {
+    let mut seen = BTreeMap::new();
+    (0..)
+        .find_map(|i: u32| {
+            let id = NodeId::new(&format!("n{i}")).unwrap();
+            seen.insert(id.hash32(), id.clone()).map(|other| (other, id))
+        })
+        .unwrap()
+}
+
 /// A valid file that `more` is appended to; its lines begin at 4.
 pub(super) fn base(more: &str) -> String {
     format!("node_id = \"a\"\nregion = \"r\"\n# line 3\n{more}")
@@ -119,6 +130,7 @@ fn defaults() {
     assert!(config.listen.admin_token.is_none() && config.listen.tls.is_none());
     assert_eq!(config.mesh.probe_interval, Duration::from_millis(500));
     assert_eq!(config.mesh.max_udp_payload, 8972);
+    assert!(config.mesh.transit);
     assert_eq!(config.relay, Relay { default_dest: None, fec: None });
     assert_eq!(config.lanes, Lanes::default());
     assert_eq!(config.limits, Limits::default());
@@ -141,6 +153,8 @@ fn a_sole_peer_is_the_default_destination() {
     let one = base(&format!("peers = [{{ node_id = \"b\", shared_key = \"{KEY_A}\" }}]\n"));
     assert_eq!(good(&one).relay.default_dest.unwrap().as_str(), "b");
     assert_eq!(good(&two_peers("")).relay.default_dest, None);
+    let elsewhere = good(&format!("{one}relay.default_dest = \"x\"\n"));
+    assert_eq!(elsewhere.relay.default_dest.unwrap().as_str(), "x");
     let chosen = good(&two_peers("relay.default_dest = \"c\"\n"));
     assert_eq!(chosen.relay.default_dest.unwrap().as_str(), "c");
 }
@@ -178,7 +192,10 @@ fn notices() {
         notices.iter().any(|notice| notice.starts_with(start))
     };
     let tcp = "[listen]\ntcp_addr = \"0.0.0.0:1\"\n";
-    assert!(told(&base(tcp), "tcp_addr does not accept: there are no peers"));
+    assert!(told(
+        &base(tcp),
+        "tcp_addr does not accept: there are no peers and no relay.default_dest"
+    ));
     assert!(told(
         &two_peers(tcp),
         "tcp_addr does not accept: several peers and no relay.default_dest"
@@ -197,6 +214,81 @@ fn notices() {
     for loopback in ["127.0.0.1:9", "127.9.9.9:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
         assert!(!told(&base(&format!("listen.admin_addr = \"{loopback}\"\n")), "admin_addr"));
     }
+}
+
+/// As an embedder may make one: the file's own checks are not in the way.
+#[test]
+fn a_node_refuses_two_names_that_are_one_on_the_wire() {
+    let (a, b) = two_of_one_hash();
+    let now = crate::tests::epoch();
+    let node = |config: Config| crate::Node::new(config, [1; 32], now, Duration::ZERO);
+    let fine = good(&two_peers("[[edge]]\nlisten = \"0.0.0.0:0\"\ndest = \"x\"\n"));
+    type Name = fn(&mut Config) -> &mut NodeId;
+    let places: [Name; 5] = [
+        |config| &mut config.node_id,
+        |config| &mut config.peers[0].node_id,
+        |config| &mut config.peers[1].node_id,
+        |config| config.relay.default_dest.get_or_insert_with(|| NodeId::new("y").unwrap()),
+        |config| config.edges[0].dest.as_mut().unwrap(),
+    ];
+    for (i, first) in places.iter().enumerate() {
+        for (j, second) in places.iter().enumerate() {
+            let mut config = fine.clone();
+            first(&mut config).clone_from(&a);
+            assert!(node(config.clone()).is_ok(), "{i}");
+            second(&mut config).clone_from(&b);
+            let problem = node(config.clone()).err().map(|e| e.to_string());
+            let collides = problem.is_some_and(|e| e.contains("have the same hash on the wire"));
+            assert_eq!(collides, i != j, "{i} {j}");
+
+            // Nor does a running node become such a one.
+            config.node_id.clone_from(&fine.node_id);
+            let mut running = node(fine.clone()).unwrap();
+            let is_left = i != j && i > 0 && j > 0;
+            assert_eq!(running.reconfigure(now, config).is_err(), is_left, "{i} {j}");
+        }
+    }
+    // A destination that is this PoP, a peer, or named twice is no collision.
+    let mut config = fine;
+    config.relay.default_dest = Some(config.node_id.clone());
+    config.edges.extend(config.edges.clone());
+    assert!(node(config.clone()).is_ok());
+    config.relay.default_dest = Some(config.peers[1].node_id.clone());
+    assert!(node(config).is_ok());
+}
+
+#[test]
+fn destinations_that_may_be_slips_are_told() {
+    let told = |text: &str| -> Vec<String> {
+        good(text).notices().iter().map(ToString::to_string).collect()
+    };
+    let edge = |addr: u16, dest: &str, more: &str| {
+        format!("[[edge]]\nlisten = \"0.0.0.0:{addr}\"\ndest = \"{dest}\"\n{more}")
+    };
+    let far = "destination x is no peer: it is reached over other PoPs, if one of that name is in \
+               the mesh; check the spelling";
+    let listeners = edge(1, "x", "") + &edge(2, "x", "") + &edge(3, "b", "");
+    assert_eq!(told(&two_peers(&listeners)), [far]);
+    let default = "[listen]\ntcp_addr = \"0.0.0.0:9\"\n[relay]\ndefault_dest = \"x\"\n";
+    assert_eq!(told(&two_peers(default)), [far]);
+    assert_eq!(told(&base(default)), ["destination x cannot be reached: there are no peers"]);
+
+    // To itself: only what its own origins have.
+    let own = |service: &str| {
+        format!(
+            "tcp 0.0.0.0:1 leads to this PoP itself, and {service} is none of its [origins]: \
+             clients are refused"
+        )
+    };
+    let origins = "[origins]\nssh = \"localhost:22\"\n";
+    let ssh = edge(1, "a", "service = \"ssh\"\n");
+    assert_eq!(told(&base(&ssh)), [own("ssh")]);
+    assert_eq!(told(&base(&(ssh + origins))), <[&str; 0]>::default());
+    assert_eq!(told(&base(&(edge(1, "a", "") + origins))), [own("default")]);
+    let default = "[listen]\ntcp_addr = \"0.0.0.0:1\"\n[relay]\ndefault_dest = \"a\"\n";
+    assert_eq!(told(&two_peers(default)), [own("default")]);
+    // At a peer nobody here knows which services there are.
+    assert_eq!(told(&two_peers(&edge(1, "b", "service = \"x\"\n"))), <[&str; 0]>::default());
 }
 
 #[test]
@@ -218,11 +310,14 @@ fn the_summary_is_aligned_and_keeps_secrets() {
          fec      adaptive\n\
          probes   every 500 ms\n\
          packets  up to 8972 bytes of UDP\n\
+         transit  relays for others\n\
          express  first 256 KiB, 50 % beside bulk\n\
          memory   1024 MiB for flows, 32768 KiB for each\n\
          rekey    every 120 s\n"
     );
     no_secret_in(&format!("{summary} {config:?}"));
+    let summary = good(&base("mesh.transit = false\n")).summary();
+    assert!(summary.contains("\ntransit  off\n"), "{summary}");
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Whatever a file holds, reading it neither panics nor shows a secret.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
-use super::tests::{EXAMPLE, KEY_A, KEY_B, TOKEN, good};
+use super::tests::{EXAMPLE, KEY_A, KEY_B, TOKEN, good, two_peers};
 use super::*;
 
 /// The example with secrets of its own, every optional key switched on.
@@ -135,6 +137,27 @@ proptest! {
     fn a_mutated_file_keeps_its_secrets(mutations in prop::collection::vec(mutation(), 1..8)) {
         let text = mutations.iter().fold(full_example(), |text, mutation| mutate(&text, mutation));
         keeps_secrets(text.as_bytes());
+    }
+
+    #[test]
+    fn every_destination_is_taken_and_strangers_are_told(
+        default in "[a-e]",
+        dests in prop::collection::vec("[a-e]", 0..6),
+    ) {
+        let edges: String = dests
+            .iter()
+            .map(|dest| format!("[[edge]]\nlisten = \"0.0.0.0:0\"\ndest = \"{dest}\"\n"))
+            .collect();
+        let config = good(&two_peers(&format!("relay.default_dest = \"{default}\"\n{edges}")));
+        let named: BTreeSet<_> = dests.iter().chain([&default]).map(String::as_str).collect();
+        let notices = config.notices();
+        // This PoP is `a`, its peers are `b` and `c`.
+        for name in ["a", "b", "c", "d", "e"] {
+            let start = format!("destination {name} is no peer");
+            let told = notices.iter().filter(|n| n.as_str().starts_with(&start)).count();
+            let is_stranger = ["d", "e"].contains(&name) && named.contains(name);
+            prop_assert_eq!(told, usize::from(is_stranger), "{}: {:?}", name, notices);
+        }
     }
 
     #[test]

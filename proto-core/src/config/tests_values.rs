@@ -379,22 +379,44 @@ fn peers() {
 
 #[test]
 fn names_that_collide_on_the_wire() {
-    let mut seen = std::collections::BTreeMap::new();
-    let (a, b) = (0..)
-        .find_map(|i: u32| {
-            let id = NodeId::new(&format!("n{i}")).unwrap();
-            seen.insert(id.hash32(), id.clone()).map(|other| (other, id))
-        })
-        .unwrap();
+    let (a, b) = two_of_one_hash();
     let text = base(&format!(
         "[[peers]]\nnode_id = \"{a}\"\nshared_key = \"{KEY_A}\"\n\
          [[peers]]\nnode_id = \"{b}\"\nshared_key = \"{KEY_B}\"\n"
     ));
     bad(&text, 8, "peers[1].node_id", &format!("looks like \"{a}\" on the wire"));
-    let own = format!(
-        "node_id = \"{a}\"\nregion = \"r\"\n[[peers]]\nnode_id = \"{b}\"\nshared_key = \"{KEY_B}\"\n"
-    );
-    bad(&own, 4, "peers[0].node_id", "same 32-bit hash");
+    let own = |more: &str| format!("node_id = \"{a}\"\nregion = \"r\"\n{more}");
+    let peer = format!("[[peers]]\nnode_id = \"{b}\"\nshared_key = \"{KEY_B}\"\n");
+    bad(&own(&peer), 4, "peers[0].node_id", "same 32-bit hash");
+
+    // Destinations too, with this PoP, a peer and each other; each pair is told once.
+    let default = |dest: &NodeId| format!("relay.default_dest = \"{dest}\"\n");
+    let edge = |dest: &NodeId| format!("[[edge]]\nlisten = \"0.0.0.0:0\"\ndest = \"{dest}\"\n");
+    let told = format!("found \"{b}\", which looks like \"{a}\" on the wire");
+    bad(&own(&default(&b)), 3, "relay.default_dest", &told);
+    bad(&own(&edge(&b)), 5, "edge[0].dest", &told);
+    bad(&own(&format!("{peer}{}", edge(&b))), 4, "peers[0].node_id", &told);
+    bad(&base(&format!("{}{}", default(&a), edge(&b))), 7, "edge[0].dest", &told);
+    let peer = format!("[[peers]]\nnode_id = \"{a}\"\nshared_key = \"{KEY_B}\"\n");
+    bad(&base(&format!("{peer}{}{}", edge(&a), edge(&b))), 12, "edge[1].dest", &told);
+    good(&base(&format!("{}{}{}", default(&b), edge(&b), edge(&b))));
+}
+
+#[test]
+fn transit() {
+    for wrong in ["\"false\"", "0", "[]"] {
+        bad(
+            &base(&format!("[mesh]\ntransit = {wrong}\n")),
+            5,
+            "mesh.transit",
+            "wanted true or false (without quotes)",
+        );
+    }
+    for right in [true, false] {
+        assert_eq!(good(&base(&format!("[mesh]\ntransit = {right}\n"))).mesh.transit, right);
+    }
+    bad(&base("transit = false\n"), 4, "transit", "it belongs in [mesh]");
+    bad(&base("[mesh]\ntranist = false\n"), 5, "mesh.tranist", "did you mean \"transit\"?");
 }
 
 #[test]
@@ -452,43 +474,50 @@ fn hosts_and_ports() {
 }
 
 #[test]
-fn destinations() {
+fn any_pop_may_be_a_destination() {
+    for dest in ["b", "far-away", "a"] {
+        let text = format!(
+            "[relay]\ndefault_dest = \"{dest}\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\ndest = \"{dest}\"\n"
+        );
+        for text in [base(&text), two_peers(&text)] {
+            let config = good(&text);
+            let dests: Vec<_> = config.destinations().map(NodeId::as_str).collect();
+            assert_eq!(dests, [dest, dest]);
+        }
+    }
+}
+
+#[test]
+fn a_listener_needs_a_destination() {
     bad(
-        &two_peers("relay.default_dest = \"x\"\n"),
+        &two_peers("relay.default_dest = \"b b\"\n"),
         9,
         "relay.default_dest",
-        "found \"x\", which is no peer; only neighbours can be destinations, wanted the node_id of one of [[peers]] (b, c)",
-    );
-    bad(
-        &two_peers("relay.default_dest = \"a\"\n"),
-        9,
-        "relay.default_dest",
-        "found \"a\", this PoP itself; only neighbours can be destinations",
-    );
-    bad(&base("peers = []\n[relay]\ndefault_dest = \"x\"\n"), 6, "relay.default_dest", "no peer");
-    bad(
-        &two_peers("[[edge]]\nlisten = \"0.0.0.0:1\"\ndest = \"x\"\n"),
-        11,
-        "edge[0].dest",
-        "no peer",
+        "found \"b b\", wanted the node_id of a PoP, such as one of [[peers]] (b, c)",
     );
     bad(
         &two_peers("[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
         9,
         "edge[0].dest",
-        "found nothing, wanted the node_id of one of [[peers]] (b, c), since there is no relay.default_dest",
+        "found nothing, wanted the node_id of a PoP, such as one of [[peers]] (b, c), \
+         since there is no relay.default_dest",
     );
-    bad(&base("[[edge]]\nlisten = \"0.0.0.0:1\"\n"), 4, "edge[0].dest", "found nothing");
+    bad(
+        &base("[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
+        4,
+        "edge[0].dest",
+        "found nothing, wanted the node_id of a PoP, since there is no relay.default_dest",
+    );
     // A fault in the default is not told again at each listener that would use it.
     bad(
-        &two_peers("[relay]\ndefault_dest = \"x\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
+        &two_peers("[relay]\ndefault_dest = \"\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
         10,
         "relay.default_dest",
-        "no peer",
+        "found empty text",
     );
-    // Nor is a destination whose section has a fault.
+    // Nor is a peer without a readable name, which may have been the sole one.
     let text = base(
-        "[[peers]]\nnode_id = \"b b\"\nshared_key = \"AAAA\"\n[relay]\ndefault_dest = \"b\"\n",
+        "[[peers]]\nnode_id = \"b b\"\nshared_key = \"AAAA\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\n",
     );
     let errors = parse(&text).unwrap_err();
     let lines: Vec<_> = errors.errors().iter().map(|error| error.line).collect();

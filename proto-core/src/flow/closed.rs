@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 /// Ids above the floor that are remembered one by one.
 pub(crate) const MAX_ABOVE: usize = 4096;
+/// A reset overtakes no more opens than so.
+const MAX_OVERTAKEN: u64 = 1024;
 
 /// A floor, below which every id has been had, and a bounded set above it. At the bound the floor is
 /// raised over ids that never came: those are then refused, which their ingress is told.
@@ -19,9 +21,23 @@ impl HadIds {
         id < self.floor || self.above.contains(&id)
     }
 
+    /// Whether no id was had.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.floor == 0 && self.above.is_empty()
+    }
+
     /// Ids above the floor.
     pub(crate) fn len(&self) -> usize {
         self.above.len()
+    }
+
+    /// Records that the id must not be opened: its reset overtook it. One far above all others did not; were
+    /// it believed, a few made-up ones would shut out all ids below.
+    pub(crate) fn forbid(&mut self, id: u64) {
+        let highest = self.above.last().copied().unwrap_or(self.floor);
+        if id <= highest.saturating_add(MAX_OVERTAKEN) {
+            self.insert(id);
+        }
     }
 
     /// Records that the id was opened.

@@ -1,11 +1,14 @@
 //! Flow frames in and out.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::flow::state::{AckState, Conn, Flow, Role};
 use crate::flow::{Flows, MAX_REPLIES, Output, Reply, Use};
 use crate::ids::{ConnId, Lane, PeerId, ServiceName};
-use crate::wire::flow::{self, Body, Direction, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode};
+use crate::wire::flow::{
+    self, Body, Direction, DropReason, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode,
+};
 use crate::wire::{Malformed, Reader};
 
 /// What a flow gets in its turn, at least (deficit round robin). Whoever has something left may fill the
@@ -32,23 +35,22 @@ impl Flows {
         Ok(())
     }
 
-    fn handle_frame(&mut self, now: Instant, from: PeerId, head: Head, body: Body<'_>) {
-        let key = &head.key;
-        let (ours, our_life, theirs) = match head.direction {
-            Direction::ToEgress => (key.egress, key.egress_life, key.ingress),
-            Direction::ToIngress => (key.ingress, key.ingress_life, key.egress),
-        };
-        // There is no transit yet: what is for another node, or in another node's name, is refused.
-        if ours != self.local || self.remotes.get(&theirs).is_none_or(|r| r.hop != from) {
+    /// A frame that is for this node, from the neighbour `from`.
+    pub(crate) fn handle_frame(&mut self, now: Instant, from: PeerId, head: Head, body: Body<'_>) {
+        let (ours, _) = head.ends();
+        if ours != self.local {
+            debug_assert!(false, "what is for others is not given to flows");
             return;
         }
+        let our_life = match head.direction {
+            Direction::ToEgress => head.key.egress_life,
+            Direction::ToIngress => head.key.ingress_life,
+        };
         let role = match head.direction {
             Direction::ToEgress => Role::Egress,
             Direction::ToIngress => Role::Ingress,
         };
-        let known = self.by_key.get(key).copied();
-        let known = known.filter(|idx| self.flows.get(*idx).is_some_and(|f| f.role == role));
-        match known {
+        match self.by_key.get(&(head.key, role)).copied() {
             Some(idx) => self.handle_known(now, from, idx, head, body),
             None if our_life == self.life.low32() => self.handle_unknown(now, from, head, body),
             None => self.answer_unknown(from, head, &body),
@@ -57,11 +59,22 @@ impl Flows {
 
     fn handle_known(&mut self, now: Instant, from: PeerId, idx: usize, head: Head, body: Body<'_>) {
         let Some(flow) = self.flows.get_mut(idx) else { return };
-        flow.opened = true;
+        // A relay's word does not tell that the other end has heard of the flow.
+        flow.opened |= !matches!(body, Body::Dropped { .. });
         match body {
-            Body::Data { offset, fin, data, .. } => self.on_data(now, idx, offset, data, fin),
-            Body::Ack { cumulative, credit, fin, ranges } => {
-                flow.tx.on_ack(now, cumulative, credit, fin, ranges.as_slice());
+            Body::Data { offset, fin, data, .. } => {
+                flow.marked += if head.marked { data.len() as u64 } else { 0 };
+                self.on_data(now, idx, offset, data, fin);
+            }
+            Body::Ack(ack) => {
+                let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
+                if flow.tx.on_ack(now, rtt, &ack) {
+                    flow.stalls = 0;
+                }
+                if !flow.ask_due && flow.tx.is_left_to_ask(flow.ask) {
+                    flow.ask += 1;
+                    flow.ask_due = true;
+                }
                 let over = flow.reset_out.as_ref().is_some_and(|r| r.told) && flow.tx.is_drained();
                 if over {
                     self.remove(idx);
@@ -82,8 +95,19 @@ impl Flows {
                     }
                 }
             }
-            Body::Blocked { .. } => {
+            Body::Ask { number } => {
+                flow.asked = flow.asked.max(number);
                 flow.owe_ack(now, true);
+                self.touch(now, idx);
+            }
+            Body::Dropped { offset, len, reason } => {
+                self.counters.drops_told += 1;
+                match reason {
+                    DropReason::Congestion if len == 0 && !flow.opened => flow.open_due = true,
+                    DropReason::Congestion => flow.tx.on_drop(offset, offset.saturating_add(len)),
+                    // It would be dropped again: look again when there may be a way.
+                    DropReason::NoWay => flow.look_soon(now),
+                }
                 self.touch(now, idx);
             }
         }
@@ -133,7 +157,7 @@ impl Flows {
             && remote.life.is_some_and(|life| life.low32() == head.key.ingress_life)
         {
             // It overtook the open, which must not be served when it comes.
-            remote.had.insert(head.key.id);
+            remote.had.forbid(head.key.id);
         }
         let Body::Data { offset, fin, open: Some(service), data } = body else {
             return self.answer_unknown(from, head, &body);
@@ -161,7 +185,7 @@ impl Flows {
         };
         // Served or refused, this is its only chance: a later frame must not open it in the middle.
         remote.had.insert(key.id);
-        let hop = remote.hop;
+        let (hop, relayed) = (remote.hop, remote.hops > 1);
         if !self.has_room() {
             return self.reply(from, head, Reply::Reset(ResetCode::NoMemory));
         }
@@ -170,40 +194,94 @@ impl Flows {
         let (to, sizes) = (key.ingress, self.sizes);
         let mut flow = Flow::new(now, Role::Egress, to, hop, service.clone(), conn, sizes);
         flow.key = Some(key);
+        flow.tx.set_relayed(relayed);
         let idx = self.insert(flow);
-        self.by_key.insert(key, idx);
+        self.by_key.insert((key, Role::Egress), idx);
         self.counters.flows_accepted += 1;
         self.outputs.push_back(Output::Dial { conn, service });
         self.on_data(now, idx, offset, data, fin);
     }
 
+    /// A frame of this node was given back by a tunnel that died: what it said is to be said another way.
+    pub(crate) fn take_back(&mut self, now: Instant, head: Head, body: &Body<'_>) {
+        let role = match head.direction {
+            Direction::ToEgress => Role::Ingress,
+            Direction::ToIngress => Role::Egress,
+        };
+        let known = self.by_key.get(&(head.key, role)).copied();
+        let Some((idx, flow)) = known.and_then(|idx| Some((idx, self.flows.get_mut(idx)?))) else {
+            let to = self.remotes.get(&head.ends().0).and_then(|remote| remote.hop);
+            return match (to, body) {
+                (Some(to), Body::ResetAck) => self.put_reply(to, head, Reply::ResetAck),
+                (Some(to), Body::Reset { code, .. }) => {
+                    self.put_reply(to, head, Reply::Reset(*code));
+                }
+                _ => {}
+            };
+        };
+        match body {
+            Body::Data { offset, fin, data, .. } => {
+                flow.tx.give_back(*offset, offset.saturating_add(data.len() as u64), *fin);
+                flow.open_due |= data.is_empty() && role == Role::Ingress && !flow.opened;
+            }
+            Body::Ack(_) => flow.owe_ack(now, true),
+            Body::Ask { .. } => flow.ask_due = true,
+            Body::Reset { .. } => {
+                if let Some(reset) = flow.reset_out.as_mut().filter(|reset| !reset.told) {
+                    reset.due = true;
+                }
+            }
+            Body::ResetAck => {
+                if let Some(to) = flow.hop {
+                    self.put_reply(to, head, Reply::ResetAck);
+                }
+                return;
+            }
+            Body::Dropped { .. } => {}
+        }
+        self.touch(now, idx);
+    }
+
     /// To a frame of a flow that is not known, or is no more.
     fn answer_unknown(&mut self, from: PeerId, head: Head, body: &Body<'_>) {
         match body {
-            Body::Data { .. } | Body::Blocked { .. } => {
+            Body::Data { .. } | Body::Ask { .. } => {
                 self.reply(from, head, Reply::Reset(ResetCode::UnknownFlow));
             }
             Body::Reset { .. } => self.reply(from, head, Reply::ResetAck),
-            Body::Ack { .. } | Body::ResetAck => {}
+            Body::Ack(_) | Body::ResetAck | Body::Dropped { .. } => {}
         }
     }
 
-    fn reply(&mut self, to: PeerId, head: Head, reply: Reply) {
-        let direction = match head.direction {
-            Direction::ToEgress => Direction::ToIngress,
-            Direction::ToIngress => Direction::ToEgress,
-        };
-        if let Some(hop) = self.hops.get_mut(to.0)
+    /// Answers along the way to the other end; where none is known, the way that the frame came.
+    fn reply(&mut self, from: PeerId, head: Head, reply: Reply) {
+        let (_, theirs) = head.ends();
+        let to = self.remotes.get(&theirs).and_then(|remote| remote.hop).unwrap_or(from);
+        self.put_reply(to, Head::new(head.key, head.direction.reversed()), reply);
+    }
+
+    /// The tunnel to a neighbour died: what was to be answered over it goes another way.
+    pub(crate) fn redirect_replies(&mut self, dead: PeerId) {
+        let Some(hop) = self.hops.get_mut(dead.0) else { return };
+        for (head, reply) in std::mem::take(&mut hop.replies) {
+            let to = self.remotes.get(&head.ends().0).and_then(|remote| remote.hop);
+            if let Some(to) = to.filter(|to| *to != dead) {
+                self.put_reply(to, head, reply);
+            }
+        }
+    }
+
+    fn put_reply(&mut self, to: PeerId, head: Head, reply: Reply) {
+        if let Some(hop) = self.hop_mut(to)
             && hop.replies.len() < MAX_REPLIES
         {
-            hop.replies
-                .push_back((Head { key: head.key, direction, marked: false, hops: 0 }, reply));
+            hop.replies.push_back((Head::new(head.key, head.direction), reply));
         }
     }
 
     /// Whether [`Flows::fill`] may find something for that neighbour and lane.
     pub(crate) fn has(&self, hop: PeerId, lane: Lane) -> bool {
-        self.hops.get(hop.0).is_some_and(|hop| {
+        self.hop(hop).is_some_and(|hop| {
             (lane == Lane::Control && !hop.replies.is_empty())
                 || hop.queues.get(lane as usize).is_some_and(|q| !q.is_empty())
         })
@@ -223,11 +301,10 @@ impl Flows {
             self.put_replies(hop, limit, out);
         }
         loop {
-            let queue = self.hops.get_mut(hop.0).and_then(|h| h.queues.get_mut(lane as usize));
-            let Some(queue) = queue else { return };
-            let Some(&idx) = queue.front() else { return };
+            let queue = self.queue_mut(hop, lane);
+            let Some(&idx) = queue.as_ref().and_then(|queue| queue.front()) else { return };
             let Some(flow) = self.flows.get_mut(idx) else {
-                queue.pop_front();
+                self.queue_mut(hop, lane).and_then(VecDeque::pop_front);
                 continue;
             };
             let before = out.len();
@@ -236,7 +313,7 @@ impl Flows {
                     flow.deficit += QUANTUM.max(room as i64);
                 }
                 if flow.deficit <= 0 {
-                    queue.rotate_left(1);
+                    self.turn(hop, lane);
                     continue;
                 }
                 self.put_frames(now, idx, lane, limit, out);
@@ -249,24 +326,40 @@ impl Flows {
     }
 
     fn after_turn(&mut self, now: Instant, hop: PeerId, lane: Lane, idx: usize, wrote: usize) {
-        let queue = self.hops.get_mut(hop.0).and_then(|h| h.queues.get_mut(lane as usize));
-        if let (Some(queue), Some(flow)) = (queue, self.flows.get_mut(idx)) {
+        if let Some(flow) = self.flows.get_mut(idx) {
             flow.deficit -= wrote as i64;
             if !flow.wants(lane) {
                 flow.deficit = 0;
-                queue.pop_front();
                 if let Some(flag) = flow.queued.get_mut(lane as usize) {
                     *flag = false;
                 }
+                self.queue_mut(hop, lane).and_then(VecDeque::pop_front);
             } else if flow.deficit <= 0 {
-                queue.rotate_left(1);
+                self.turn(hop, lane);
             }
         }
         self.touch(now, idx);
     }
 
+    fn queue_mut(&mut self, hop: PeerId, lane: Lane) -> Option<&mut VecDeque<usize>> {
+        self.hop_mut(hop).and_then(|hop| hop.queues.get_mut(lane as usize))
+    }
+
+    /// It is the next flow's turn.
+    fn turn(&mut self, hop: PeerId, lane: Lane) {
+        if let Some(queue) = self.queue_mut(hop, lane).filter(|queue| !queue.is_empty()) {
+            queue.rotate_left(1);
+        }
+    }
+
+    /// How many flows have something for that neighbour and lane.
+    pub(crate) fn weight(&self, hop: PeerId, lane: Lane) -> usize {
+        let queue = self.hop(hop).and_then(|hop| hop.queues.get(lane as usize));
+        queue.map_or(0, VecDeque::len)
+    }
+
     fn put_replies(&mut self, hop: PeerId, limit: usize, out: &mut Vec<u8>) {
-        let Some(hop) = self.hops.get_mut(hop.0) else { return };
+        let Some(hop) = self.hop_mut(hop) else { return };
         while let Some((head, reply)) = hop.replies.front() {
             if out.len() + flow::head_len(&head.key) + 10 > limit {
                 return;
@@ -295,7 +388,7 @@ impl Flows {
         };
         remote.next_id += 1;
         flow.key = Some(key);
-        self.by_key.insert(key, idx);
+        self.by_key.insert((key, Role::Ingress), idx);
         Some(key)
     }
 
@@ -318,6 +411,7 @@ impl Flows {
             flow.put_control(key, limit, out);
         } else {
             flow.put_data(now, key, limit, out);
+            self.counters.resent_bytes += std::mem::take(&mut flow.tx.resent);
         }
     }
 }
@@ -329,9 +423,9 @@ impl Flow {
         if let Some(reset) = self.reset_out.as_mut().filter(|r| r.due && fits) {
             flow::put_reset(out, &head, reset.code, reset.final_size);
             reset.due = false;
-        } else if self.blocked_due && fits {
-            flow::put_blocked(out, &head, self.tx.next());
-            self.blocked_due = false;
+        } else if self.ask_due && fits {
+            flow::put_ask(out, &head, self.ask);
+            self.ask_due = false;
         }
     }
 

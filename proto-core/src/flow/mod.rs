@@ -1,33 +1,36 @@
 //! Ordered byte streams across the mesh. Knows no neighbours beyond their number, no sockets and no
 //! tunnels: what the edge is to do comes out as [`Output`], what the mesh is to carry is asked for
-//! lane by lane.
+//! lane by lane. A flow may lead to this node itself: its frames then come straight back.
 
 mod closed;
 mod frames;
 mod ranges;
 mod receive;
+mod remote;
 mod send;
 mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use slab::Slab;
 
 use crate::config::{Lanes, Limits};
-use crate::ids::{ConnId, Incarnation, NodeHash, PeerId, ServiceName};
+use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 use crate::status::{MemoryStatus, NodeCounters};
 use crate::wire::flow::{FlowKey, Head, ResetCode};
 
-use closed::HadIds;
 use receive::INITIAL_WINDOW;
+pub(crate) use remote::Route;
+use remote::{Remote, SELF_HOP};
 use send::AHEAD_IDLE;
-use state::{Conn, Flow, Role, Sizes, UNREACHABLE_WAIT};
+use state::{Conn, Flow, Role, Sizes};
 
 /// What memory is reserved for. Each use stops at a part of the cap and leaves the rest to the next, so
 /// that large flows cannot shut out new ones, nor many idle ones keep the others from moving: the quarter
@@ -97,26 +100,13 @@ enum Reply {
     ResetAck,
 }
 
-/// What flows know of another node that they lead to or come from.
-#[derive(Debug)]
-struct Remote {
-    hop: PeerId,
-    life: Option<Incarnation>,
-    rtt: Duration,
-    down_since: Option<Instant>,
-    /// The flows were reset because it was out of reach for so long.
-    given_up: bool,
-    /// When the oldest symbol was sent that the tunnel on the way still holds.
-    held_since: Option<Instant>,
-    next_id: u64,
-    had: HadIds,
-}
-
-/// What goes to one neighbour.
+/// What goes to one neighbour, or to this node itself.
 #[derive(Debug, Default)]
 struct Hop {
     queues: [VecDeque<usize>; 3],
     replies: VecDeque<(Head, Reply)>,
+    /// When the oldest symbol was sent that the tunnel still holds.
+    held_since: Option<Instant>,
 }
 
 /// All flows that begin or end at this node.
@@ -125,10 +115,16 @@ pub(crate) struct Flows {
     local: NodeHash,
     life: Incarnation,
     flows: Slab<Flow>,
-    by_key: BTreeMap<FlowKey, usize>,
+    /// A flow that leads to this node itself has both its ends here.
+    by_key: BTreeMap<(FlowKey, Role), usize>,
     by_conn: BTreeMap<ConnId, usize>,
     remotes: BTreeMap<NodeHash, Remote>,
     hops: Vec<Hop>,
+    /// What this node says to itself.
+    own_hop: Hop,
+    /// When a remote has been out of reach for too long, at the earliest.
+    give_up_at: Option<Instant>,
+    scratch: Vec<u8>,
     timers: BTreeSet<(Instant, usize)>,
     lingering: VecDeque<(FlowKey, usize)>,
     writers: VecDeque<usize>,
@@ -160,8 +156,11 @@ impl Flows {
             flows: Slab::new(),
             by_key: BTreeMap::new(),
             by_conn: BTreeMap::new(),
-            remotes: BTreeMap::new(),
+            remotes: BTreeMap::from([(local, Remote::own(life))]),
             hops: Vec::new(),
+            own_hop: Hop::default(),
+            give_up_at: None,
+            scratch: Vec::new(),
             timers: BTreeSet::new(),
             lingering: VecDeque::new(),
             writers: VecDeque::new(),
@@ -199,95 +198,6 @@ impl Flows {
             && self.outputs.len() < MAX_OUTPUTS
     }
 
-    /// Makes a node known that is reached by `hop`.
-    pub(crate) fn add_remote(&mut self, now: Instant, node: NodeHash, hop: PeerId) {
-        while self.hops.len() <= hop.0 {
-            self.hops.push(Hop::default());
-        }
-        self.remotes.entry(node).or_insert(Remote {
-            hop,
-            life: None,
-            rtt: Duration::from_millis(300),
-            down_since: Some(now),
-            given_up: false,
-            held_since: None,
-            next_id: 0,
-            had: HadIds::default(),
-        });
-    }
-
-    /// Flows with that node are broken off. What must outlive them is kept: which ids were had.
-    pub(crate) fn abandon(&mut self, node: NodeHash) {
-        self.break_off(|flow| flow.remote == node);
-    }
-
-    /// What is known of the way to `node` now.
-    pub(crate) fn set_path(
-        &mut self,
-        now: Instant,
-        node: NodeHash,
-        up: bool,
-        rtt: Duration,
-        held_since: Option<Instant>,
-    ) {
-        let Some(remote) = self.remotes.get_mut(&node) else { return };
-        remote.rtt = rtt;
-        remote.held_since = held_since;
-        if up {
-            remote.down_since = None;
-            remote.given_up = false;
-            return;
-        }
-        let since = *remote.down_since.get_or_insert(now);
-        let too_long = now.saturating_duration_since(since) >= UNREACHABLE_WAIT;
-        if too_long && !remote.given_up {
-            remote.given_up = true;
-            self.give_up(now, node);
-        }
-    }
-
-    /// Resets the flows with a node that was out of reach for too long, idle ones too: its end does
-    /// the same, and whichever came first is believed.
-    fn give_up(&mut self, now: Instant, node: NodeHash) {
-        let lost: Vec<usize> = self
-            .flows
-            .iter()
-            .filter(|(_, f)| f.remote == node && f.key.is_some() && f.is_live())
-            .map(|(idx, _)| idx)
-            .collect();
-        for idx in lost {
-            self.abort_conn(idx);
-            self.reset(now, idx, ResetCode::Unreachable, 0);
-        }
-    }
-
-    /// `node` lives this life. Flows with an earlier one are broken off: never silently, and never
-    /// resumed.
-    pub(crate) fn set_remote_life(&mut self, node: NodeHash, life: Incarnation) {
-        let Some(remote) = self.remotes.get_mut(&node) else { return };
-        if remote.life == Some(life) {
-            return;
-        }
-        remote.life = Some(life);
-        remote.had = HadIds::default();
-        self.break_off(|flow| {
-            flow.remote == node
-                && flow.key.is_some_and(|key| match flow.role {
-                    Role::Ingress => key.egress_life != life.low32(),
-                    Role::Egress => key.ingress_life != life.low32(),
-                })
-        });
-    }
-
-    /// This node begins another life. What nobody has heard of yet survives.
-    pub(crate) fn set_life(&mut self, life: Incarnation) {
-        self.life = life;
-        self.break_off(|flow| flow.key.is_some());
-        for remote in self.remotes.values_mut() {
-            remote.had = HadIds::default();
-        }
-    }
-
     fn break_off(&mut self, which: impl Fn(&Flow) -> bool) {
         let doomed: Vec<usize> =
             self.flows.iter().filter(|(_, flow)| which(flow)).map(|(idx, _)| idx).collect();
@@ -308,12 +218,14 @@ impl Flows {
         remote: NodeHash,
         service: ServiceName,
     ) -> Result<(), NoMemory> {
-        let hop = self.remotes.get(&remote).map(|r| r.hop).ok_or(NoMemory)?;
+        let (hop, hops) = self.remotes.get(&remote).map(|r| (r.hop, r.hops)).ok_or(NoMemory)?;
         if !self.has_room() || self.by_conn.contains_key(&conn) {
             return Err(NoMemory);
         }
         let sizes = self.sizes;
-        let idx = self.insert(Flow::new(now, Role::Ingress, remote, hop, service, conn, sizes));
+        let mut flow = Flow::new(now, Role::Ingress, remote, hop, service, conn, sizes);
+        flow.tx.set_relayed(hops > 1);
+        let idx = self.insert(flow);
         self.counters.flows_opened += 1;
         self.touch(now, idx);
         Ok(())
@@ -446,7 +358,7 @@ impl Flows {
         self.conn_gone(idx);
         let Some(flow) = self.flows.try_remove(idx) else { return };
         if let Some(key) = flow.key {
-            self.by_key.remove(&key);
+            self.by_key.remove(&(key, flow.role));
         }
         if let Some(at) = flow.armed {
             self.timers.remove(&(at, idx));
@@ -459,22 +371,37 @@ impl Flows {
             self.writers.retain(|other| *other != idx);
         }
         // The slot is used again; a stale place in a queue would be somebody else's.
-        if let Some(hop) = self.hops.get_mut(flow.hop.0) {
-            for (queue, queued) in hop.queues.iter_mut().zip(flow.queued) {
-                if queued {
-                    queue.retain(|other| *other != idx);
-                }
+        self.unqueue(flow.hop, idx, flow.queued);
+    }
+
+    /// Takes the flow out of the queues that it is in.
+    fn unqueue(&mut self, hop: Option<PeerId>, idx: usize, queued: [bool; 3]) {
+        let Some(hop) = hop.and_then(|hop| self.hop_mut(hop)) else { return };
+        for (queue, queued) in hop.queues.iter_mut().zip(queued) {
+            if queued {
+                queue.retain(|other| *other != idx);
             }
         }
     }
 
+    fn hop(&self, id: PeerId) -> Option<&Hop> {
+        if id == SELF_HOP { Some(&self.own_hop) } else { self.hops.get(id.0) }
+    }
+
+    fn hop_mut(&mut self, id: PeerId) -> Option<&mut Hop> {
+        if id == SELF_HOP { Some(&mut self.own_hop) } else { self.hops.get_mut(id.0) }
+    }
+
     /// Whether [`Flows::poll_output`] may have something.
     pub(crate) fn has_output(&self) -> bool {
-        !self.outputs.is_empty() || !self.writers.is_empty()
+        !self.outputs.is_empty()
+            || !self.writers.is_empty()
+            || Lane::ALL.into_iter().any(|lane| self.has(SELF_HOP, lane))
     }
 
     /// The next thing for the edge to do.
     pub(crate) fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        self.loop_back(now);
         while let Some(output) = self.outputs.pop_front() {
             // The connection may have ended since it was granted.
             let is_void = match &output {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 pub(crate) struct RangeSet {
     /// Start → end.
     ranges: BTreeMap<u64, u64>,
+    /// Offsets in all.
+    total: u64,
 }
 
 impl RangeSet {
@@ -18,8 +20,14 @@ impl RangeSet {
         self.ranges.len()
     }
 
+    /// How many offsets are in it.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
     pub(crate) fn clear(&mut self) {
         self.ranges.clear();
+        self.total = 0;
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
@@ -53,6 +61,7 @@ impl RangeSet {
         {
             let known = (*e).min(end) - start;
             *e = (*e).max(end);
+            self.total += end - start - known;
             return end - start - known;
         }
         let (mut low, mut high, mut known) = (start, end, 0);
@@ -66,6 +75,7 @@ impl RangeSet {
             high = high.max(e);
         }
         self.ranges.insert(low, high);
+        self.total += end - start - known;
         end - start - known
     }
 
@@ -76,6 +86,7 @@ impl RangeSet {
                 break;
             }
             self.ranges.remove(&s);
+            self.total -= e.min(end) - s.max(start);
             if e > end {
                 self.ranges.insert(end, e);
             }
@@ -112,6 +123,7 @@ mod tests {
                 }
                 let flat: BTreeSet<u64> = ranges.iter().flat_map(|(s, e)| s..e).collect();
                 prop_assert_eq!(&flat, &model);
+                prop_assert_eq!(ranges.total(), model.len() as u64);
                 let mut last_end = None;
                 for (s, e) in ranges.iter() {
                     prop_assert!(s < e && last_end.is_none_or(|l| l < s));

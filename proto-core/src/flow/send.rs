@@ -1,11 +1,13 @@
 //! The sending half of a flow: bytes are kept until the other end acknowledges them.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::flow::ranges::RangeSet;
 use crate::flow::receive::INITIAL_WINDOW;
+use crate::flow::window::{Told, Window};
 use crate::ids::Lane;
+use crate::wire::flow::{FlowAck, MAX_RANGES as MAX_TOLD};
 
 /// Allocation unit of what waits to be acknowledged.
 const CHUNK: u64 = 16 * 1024;
@@ -51,12 +53,28 @@ pub(crate) struct SendHalf {
     burst_began: u64,
     /// So much of a burst, from its beginning, travels in the express lane.
     express: u64,
+    /// What may be under way, where relays are on the way; and the bytes that one of them marked.
+    window: Option<Window>,
+    marked: u64,
+    asked: Option<Asked>,
+    /// Bytes sent again end to end, because they were lost for good; and those that a dead tunnel gave back,
+    /// which are to be sent again and are no such.
+    pub resent: u64,
+    given_back: u64,
     /// When something was acknowledged last, or sent after a time without anything outstanding.
     pub progress: Option<Instant>,
     /// When something was sent last.
     pub sent_at: Option<Instant>,
-    /// Since when the next hop is known to hold nothing of it, at a time without progress.
-    pub handed_over: Option<Instant>,
+}
+
+/// What the other end was asked for. What was under way then and is not known to have arrived when the answer
+/// comes is lost: all that was sent before the question had its time to come.
+#[derive(Debug)]
+struct Asked {
+    number: u64,
+    /// Nothing of it was to be sent again then.
+    suspects: RangeSet,
+    fin: bool,
 }
 
 /// A piece to be sent.
@@ -84,10 +102,14 @@ impl SendHalf {
             finished: false,
             broken: false,
             sent_at: None,
-            handed_over: None,
             fin_sent: false,
             fin_acked: false,
             burst_began: 0,
+            window: None,
+            marked: 0,
+            asked: None,
+            resent: 0,
+            given_back: 0,
             progress: None,
         }
     }
@@ -180,6 +202,9 @@ impl SendHalf {
 
     /// The lane that has work, if any has.
     pub(crate) fn lane(&self) -> Option<Lane> {
+        if !self.is_allowed() {
+            return None;
+        }
         if !self.again.is_empty() {
             return Some(Lane::Express);
         }
@@ -192,13 +217,33 @@ impl SendHalf {
         Some(if since < self.express { Lane::Express } else { Lane::Bulk })
     }
 
+    /// Bytes that were sent, and neither arrived as far as is known nor are known to be lost.
+    fn in_flight(&self) -> u64 {
+        (self.next - self.acked).saturating_sub(self.islands.total() + self.again.total())
+    }
+
+    /// Bytes known to have arrived.
+    fn delivered(&self) -> u64 {
+        self.acked + self.islands.total()
+    }
+
+    /// Whether the window allows more.
+    fn is_allowed(&self) -> bool {
+        self.window.as_ref().is_none_or(|window| window.allows(self.in_flight()))
+    }
+
+    /// Whether relays are on the way from now on.
+    pub(crate) fn set_relayed(&mut self, relayed: bool) {
+        if !relayed {
+            self.window = None;
+        } else if self.window.is_none() {
+            self.window = Some(Window::new(self.delivered(), self.marked, self.in_flight()));
+        }
+    }
+
     /// Whether there is something to send but no credit for it.
     pub(crate) fn is_blocked(&self) -> bool {
         self.next < self.end && self.next >= self.credit
-    }
-
-    pub(crate) fn next(&self) -> u64 {
-        self.next
     }
 
     /// Whether something sent is not acknowledged.
@@ -221,9 +266,16 @@ impl SendHalf {
             let len = (end - start).min(room as u64);
             let fin = self.finished && start + len == self.end;
             self.again.remove(start, start + len);
+            let back = len.min(self.given_back);
+            self.given_back -= back;
+            self.resent += len - back;
+            if let Some(asked) = &mut self.asked {
+                asked.suspects.remove(start, start + len);
+            }
             if len == 0 && !fin {
                 return None;
             }
+            self.fin_sent |= fin;
             return Some(Piece { offset: start, len: len as usize, fin });
         }
         let limit = self.end.min(self.credit);
@@ -256,15 +308,10 @@ impl SendHalf {
         }
     }
 
-    /// Takes an acknowledgement; whether it told anything new.
-    pub(crate) fn on_ack(
-        &mut self,
-        now: Instant,
-        cumulative: u64,
-        credit: u64,
-        fin: bool,
-        ranges: &[(u64, u64)],
-    ) -> bool {
+    /// Takes an acknowledgement; whether it told anything new. `rtt` is that of the path.
+    pub(crate) fn on_ack(&mut self, now: Instant, rtt: Duration, ack: &FlowAck) -> bool {
+        let FlowAck { cumulative, credit, fin, .. } = *ack;
+        let before = self.in_flight();
         let mut news = credit > self.credit;
         self.credit = self.credit.max(credit);
         // What was never sent cannot be acknowledged.
@@ -273,7 +320,7 @@ impl SendHalf {
             self.acked = cumulative;
             news = true;
         }
-        for (start, end) in ranges {
+        for (start, end) in ack.ranges.as_slice() {
             let (start, end) = ((*start).max(self.acked), (*end).min(self.next));
             let fits = self.islands.len() < MAX_ISLANDS || !self.islands.is_apart(start, end);
             news |= fits && self.islands.insert(start, end) > 0;
@@ -289,6 +336,17 @@ impl SendHalf {
             self.fin_acked = true;
             news = true;
         }
+        news |= self.take_answer(ack);
+        self.marked = self.marked.max(ack.marked);
+        let told = Told {
+            delivered: self.delivered(),
+            marked: self.marked,
+            before,
+            after: self.in_flight(),
+        };
+        if let Some(window) = &mut self.window {
+            window.on_ack(now, rtt, &told);
+        }
         while (self.first_chunk + 1) * CHUNK <= self.acked && self.chunks.pop_front().is_some() {
             self.first_chunk += 1;
         }
@@ -297,7 +355,6 @@ impl SendHalf {
         }
         if news {
             self.progress = Some(now);
-            self.handed_over = None;
         }
         news
     }
@@ -306,6 +363,89 @@ impl SendHalf {
     /// at most [`MAX_RANGES`].
     pub(crate) fn ranges(&self) -> usize {
         self.islands.len().max(self.again.len())
+    }
+
+    /// The other end is asked what has arrived.
+    pub(crate) fn note_ask(&mut self, number: u64) {
+        let mut suspects = RangeSet::default();
+        suspects.insert(self.acked, self.next);
+        for (start, end) in self.islands.iter().chain(self.again.iter()) {
+            suspects.remove(start, end);
+        }
+        self.asked = Some(Asked { number, suspects, fin: self.fin_sent && !self.fin_acked });
+    }
+
+    /// Whether the answer did not say all, and another is to be asked for, by that number.
+    pub(crate) fn is_left_to_ask(&self, number: u64) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.number > number)
+    }
+
+    /// If that is the answer, queues what is lost to be sent again; whether anything is.
+    fn take_answer(&mut self, ack: &FlowAck) -> bool {
+        let Some(mut asked) = self.asked.take_if(|asked| asked.number <= ack.asked) else {
+            return false;
+        };
+        asked.suspects.remove(0, self.acked);
+        // One acknowledgement has room for so many ranges: what lies above them will be asked for again.
+        let ranges = ack.ranges.as_slice();
+        if let Some((_, told)) = ranges.last().filter(|_| ranges.len() == MAX_TOLD) {
+            let mut rest = asked.suspects.clone();
+            rest.remove(0, *told);
+            if !rest.is_empty() {
+                asked.suspects.remove(*told, u64::MAX);
+                let number = asked.number + 1;
+                self.asked = Some(Asked { number, suspects: rest, fin: asked.fin });
+                asked.fin = false;
+            }
+        }
+        for (start, end) in self.islands.iter() {
+            asked.suspects.remove(start, end);
+        }
+        let mut lost = !asked.suspects.is_empty();
+        for (start, end) in asked.suspects.iter() {
+            self.lose(start, end);
+        }
+        if asked.fin && self.fin_sent && !self.fin_acked {
+            self.fin_sent = false;
+            lost = true;
+        }
+        lost
+    }
+
+    /// A relay dropped these bytes for want of room.
+    pub(crate) fn on_drop(&mut self, start: u64, end: u64) {
+        self.unsend(start, end, end >= self.end);
+        if let Some(window) = &mut self.window {
+            window.on_drop();
+        }
+    }
+
+    /// A tunnel died and gave these bytes back: they are to be sent another way.
+    pub(crate) fn give_back(&mut self, start: u64, end: u64, fin: bool) {
+        let before = self.again.total();
+        self.unsend(start, end, fin);
+        self.given_back += self.again.total().saturating_sub(before);
+    }
+
+    /// These bytes are lost, and are to be sent again.
+    fn unsend(&mut self, start: u64, end: u64, fin: bool) {
+        let (start, end) = (start.max(self.acked), end.min(self.next));
+        if start < end {
+            self.lose(start, end);
+            for (start, end) in self.islands.iter() {
+                self.again.remove(start, end);
+            }
+        }
+        if fin && self.fin_sent && !self.fin_acked {
+            self.fin_sent = false;
+        }
+    }
+
+    /// What finds no room here is asked for later.
+    fn lose(&mut self, start: u64, end: u64) {
+        if self.again.len() < MAX_ISLANDS || !self.again.is_apart(start, end) {
+            self.again.insert(start, end);
+        }
     }
 
     /// Queues what was sent and is not known to have arrived to be sent again.
@@ -342,6 +482,14 @@ mod tests {
     use super::{MAX_ISLANDS, MAX_RANGES, Piece, SendHalf};
     use crate::flow::receive::ReceiveHalf;
     use crate::tests::epoch;
+    use crate::wire::flow::{AckRanges, FlowAck};
+
+    const RTT: std::time::Duration = std::time::Duration::from_millis(100);
+
+    fn ack(cumulative: u64) -> FlowAck {
+        let ranges = AckRanges::new();
+        FlowAck { cumulative, credit: 0, fin: false, marked: 0, asked: 0, ranges }
+    }
 
     /// What happens next between a sender and a receiver that lose each other's words.
     #[derive(Debug, Clone)]
@@ -371,9 +519,10 @@ mod tests {
         }
     }
 
-    fn ack(rx: &mut ReceiveHalf, tx: &mut SendHalf) {
+    fn tell(rx: &mut ReceiveHalf, tx: &mut SendHalf) {
         let (cumulative, credit, fin, ranges) = rx.announce();
-        tx.on_ack(epoch(), cumulative, credit, fin, ranges.as_slice());
+        let ack = FlowAck { cumulative, credit, fin, marked: 0, asked: 0, ranges };
+        tx.on_ack(epoch(), RTT, &ack);
     }
 
     #[test]
@@ -382,14 +531,16 @@ mod tests {
         tx.append(&[1; 10_000]);
         while tx.take_piece(epoch(), 1200).is_some() {}
         for offset in (1..10_000).step_by(2) {
-            tx.on_ack(epoch(), 0, 0, false, &[(offset, offset + 1)]);
+            let mut ranges = AckRanges::new();
+            assert!(ranges.push(offset, offset + 1));
+            tx.on_ack(epoch(), RTT, &FlowAck { ranges, ..ack(0) });
             tx.resend_holes();
             assert!(tx.ranges() <= MAX_RANGES);
         }
         let again =
             std::iter::from_fn(|| tx.take_piece(epoch(), 1200)).map(|p| p.len).sum::<usize>();
         assert_eq!(again, 10_000 - MAX_ISLANDS);
-        tx.on_ack(epoch(), 10_000, 0, false, &[]);
+        tx.on_ack(epoch(), RTT, &ack(10_000));
         assert!(tx.is_drained() && tx.ranges() == 0);
     }
 
@@ -417,7 +568,7 @@ mod tests {
                     }
                     Step::Ack { arrives } => {
                         if arrives {
-                            ack(&mut rx, &mut tx);
+                            tell(&mut rx, &mut tx);
                         } else {
                             rx.announce();
                         }
@@ -434,7 +585,7 @@ mod tests {
                 while let Some(piece) = tx.take_piece(epoch(), 1200) {
                     arrive(&mut rx, &tx, piece, &mut out);
                 }
-                ack(&mut rx, &mut tx);
+                tell(&mut rx, &mut tx);
                 tx.resend_holes();
             }
             prop_assert!(tx.is_done() && rx.is_complete());

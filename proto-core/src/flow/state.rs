@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::flow::receive::ReceiveHalf;
 use crate::flow::send::SendHalf;
 use crate::ids::{ConnId, Lane, NodeHash, PeerId, ServiceName};
-use crate::wire::flow::{self, Direction, FlowKey, Head, ResetCode};
+use crate::wire::flow::{self, Direction, FlowAck, FlowKey, Head, ResetCode};
 
 /// Acknowledgements wait so long for data to travel with.
 pub(super) const ACK_DELAY: Duration = Duration::from_millis(20);
@@ -24,9 +24,13 @@ const RESET_GIVE_UP: Duration = Duration::from_secs(30);
 const RESET_DRAIN: Duration = Duration::from_secs(10);
 /// No progress for so long, or four round trips: look for what is missing.
 const STALL: Duration = Duration::from_secs(1);
+/// It is doubled no more often than so.
+const MAX_BACKOFF: u32 = 3;
+/// A relay had no way: until it has one, or this node another.
+const LOOK_SOON: Duration = Duration::from_millis(250);
 
 /// Which end of the flow this node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     Ingress,
     Egress,
@@ -87,9 +91,9 @@ pub(super) struct Flow {
     /// `None` until the first frame leaves: only then the egress's life is certain.
     pub key: Option<FlowKey>,
     pub role: Role,
-    /// The node at the other end, and the neighbour on the way there.
+    /// The node at the other end, and the neighbour on the way there, if there is a way.
     pub remote: NodeHash,
-    pub hop: PeerId,
+    pub hop: Option<PeerId>,
     pub service: ServiceName,
     pub conn_id: ConnId,
     pub conn: Conn,
@@ -100,7 +104,13 @@ pub(super) struct Flow {
     pub open_due: bool,
     pub opened: bool,
     pub ack: AckState,
-    pub blocked_due: bool,
+    /// The last ask, and whether it is still to be sent.
+    pub ask: u64,
+    pub ask_due: bool,
+    /// The highest ask of the other end.
+    pub asked: u64,
+    /// Bytes that arrived with the mark of congestion.
+    pub marked: u64,
     /// The connection's other side has closed its sending half; we have closed ours.
     pub eof: bool,
     pub shutdown: bool,
@@ -108,6 +118,10 @@ pub(super) struct Flow {
     pub reset_in: Option<ResetIn>,
     pub linger_until: Option<Instant>,
     pub stall_at: Option<Instant>,
+    /// A relay reported a loss: what is missing is asked for then.
+    pub look_at: Option<Instant>,
+    /// Times in a row that something was looked for and nothing had moved.
+    pub stalls: u32,
     /// The timer that is set for this flow.
     pub armed: Option<Instant>,
     pub queued: [bool; 3],
@@ -123,7 +137,7 @@ impl Flow {
         now: Instant,
         role: Role,
         remote: NodeHash,
-        hop: PeerId,
+        hop: Option<PeerId>,
         service: ServiceName,
         conn_id: ConnId,
         sizes: Sizes,
@@ -142,13 +156,18 @@ impl Flow {
             open_due: role == Role::Ingress,
             opened: role == Role::Egress,
             ack: AckState::Quiet,
-            blocked_due: false,
+            ask: 0,
+            ask_due: false,
+            asked: 0,
+            marked: 0,
             eof: false,
             shutdown: false,
             reset_out: None,
             reset_in: None,
             linger_until: None,
             stall_at: None,
+            look_at: None,
+            stalls: 0,
             armed: None,
             queued: [false; 3],
             deficit: 0,
@@ -174,7 +193,7 @@ impl Flow {
             Role::Ingress => Direction::ToEgress,
             Role::Egress => Direction::ToIngress,
         };
-        Head { key, direction, marked: false, hops: 0 }
+        Head::new(key, direction)
     }
 
     /// Whether this end has frames for `lane`.
@@ -182,7 +201,7 @@ impl Flow {
         if lane == Lane::Control {
             return self.key.is_some()
                 && (self.ack == AckState::Now
-                    || self.blocked_due
+                    || self.ask_due
                     || self.reset_out.as_ref().is_some_and(|r| r.due));
         }
         self.data_lane() == Some(lane)
@@ -225,15 +244,44 @@ impl Flow {
         }
     }
 
-    /// After how long without progress something is to be done.
-    pub(super) fn stall_after(rtt: Duration) -> Duration {
-        STALL.max(rtt * 4)
+    /// Something that was under way may be gone: the other end is asked what has arrived. One that may not
+    /// have heard of the flow is told again.
+    pub(super) fn look_for_holes(&mut self, now: Instant) {
+        if self.key.is_none() || !self.awaits_other_end() {
+            return;
+        }
+        if let Some(reset) = self.reset_out.as_mut().filter(|reset| !reset.told) {
+            reset.due = true;
+        }
+        if self.opened {
+            self.ask += 1;
+            self.ask_due = true;
+            self.tx.note_ask(self.ask);
+        } else if self.tx.is_outstanding() {
+            self.tx.resend_holes();
+        } else {
+            self.open_due = true;
+        }
+        self.tx.progress = Some(now);
+    }
+
+    /// After how long without progress something is to be done: each time in vain, after twice as long.
+    pub(super) fn patience(&self, rtt: Duration) -> Duration {
+        STALL.max(rtt * 4) * 2u32.pow(self.stalls.min(MAX_BACKOFF))
+    }
+
+    /// The next look for what is missing is taken soon.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        let soon = now + LOOK_SOON;
+        self.stalls = 0;
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// Whether something is expected from the other end.
     pub(super) fn awaits_other_end(&self) -> bool {
         self.linger_until.is_none()
             && (self.tx.is_outstanding()
+                || self.reset_out.as_ref().is_some_and(|reset| !reset.told)
                 || self.tx.is_blocked()
                 || self.key.is_none()
                 || (self.role == Role::Ingress && !self.opened))
@@ -248,7 +296,7 @@ impl Flow {
         let reset_out =
             self.reset_out.as_ref().map(|r| if r.told { r.give_up_at } else { r.repeat_at });
         let reset_in = self.reset_in.as_ref().map(|r| r.give_up_at);
-        let all = [ack, reset_out, reset_in, self.linger_until, self.stall_at];
+        let all = [ack, reset_out, reset_in, self.linger_until, self.stall_at, self.look_at];
         all.into_iter().flatten().min()
     }
 
@@ -256,7 +304,8 @@ impl Flow {
     pub(super) fn put_ack(&mut self, key: FlowKey, out: &mut Vec<u8>) {
         let head = self.head(key);
         let (cumulative, credit, fin, ranges) = self.rx.announce();
-        flow::put_ack(out, &head, cumulative, credit, fin, &ranges);
+        let (marked, asked) = (self.marked, self.asked);
+        flow::put_ack(out, &head, &FlowAck { cumulative, credit, fin, marked, asked, ranges });
         self.ack = AckState::Quiet;
     }
 }

@@ -1,6 +1,7 @@
 //! How full the queues and tables of the flows are.
 
 use crate::flow::closed::MAX_ABOVE;
+use crate::flow::remote::MAX_REMOTES;
 use crate::flow::state::Flow;
 use crate::flow::{
     Flows, INITIAL_WINDOW, MAX_LINGERING, MAX_OUTPUTS, MAX_REPLIES, MAX_RESETTING, Use, send,
@@ -54,10 +55,10 @@ impl Flows {
         greatest("flow_ranges_in", |f| (f.rx.ranges() as u64, f.rx.most_ranges() as u64));
         greatest("flow_ranges_out", |f| (f.tx.ranges() as u64, send::MAX_RANGES as u64));
 
-        for remote in self.remotes.values() {
-            let (len, bound) = (remote.had.len() as u64, MAX_ABOVE as u64);
-            visit(Table { name: "closed_ids", peer: Some(remote.hop), len, bound });
-        }
+        let had = self.remotes.values().map(|remote| remote.had.len()).max().unwrap_or(0);
+        visit(Table { name: "closed_ids", peer: None, len: had as u64, bound: MAX_ABOVE as u64 });
+        let remotes = self.remotes() as u64;
+        visit(Table { name: "remotes", peer: None, len: remotes, bound: MAX_REMOTES as u64 });
         for (at, hop) in self.hops.iter().enumerate() {
             let mut peer = |name, len: usize, bound: u64| {
                 visit(Table { name, peer: Some(PeerId(at)), len: len as u64, bound });

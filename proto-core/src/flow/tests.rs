@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Flows, Output};
+use super::{Flows, Output, Route};
 use crate::config::{Lanes, Limits};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 use crate::rng::Rng;
@@ -53,9 +53,10 @@ impl Way {
         let lives = [Incarnation(11), Incarnation(22)];
         let ends = [0, 1].map(|at: usize| {
             let mut flows = Flows::new(names[at], lives[at], &limits, &Lanes::default());
-            flows.add_remote(now, names[1 - at], PeerId(0));
-            flows.set_remote_life(names[1 - at], lives[1 - at]);
-            flows.set_path(now, names[1 - at], true, 2 * DELAY, None);
+            flows.add_hop(PeerId(0));
+            flows.set_remote_life(now, names[1 - at], lives[1 - at]);
+            let route = Route { via: PeerId(0), rtt: 2 * DELAY, hops: 1 };
+            flows.set_route(now, names[1 - at], Some(route), false);
             flows
         });
         Self {
@@ -165,6 +166,14 @@ impl Way {
         done(self)
     }
 
+    /// The ends hear that the way between them has changed.
+    fn reroute(&mut self, lost: bool) {
+        for at in [0, 1] {
+            let route = Route { via: PeerId(0), rtt: 2 * DELAY, hops: 2 };
+            self.ends[at].set_route(self.now, NodeHash(2 - at as u32), Some(route), lost);
+        }
+    }
+
     fn are_forgotten(&self) -> bool {
         self.ends.iter().all(|end| end.flows.is_empty() && end.memory().reserved == 0)
     }
@@ -211,4 +220,105 @@ fn credit_that_the_way_loses_is_announced_again() {
         way.connect(0, 500_000);
         assert!(way.run(Duration::from_secs(600), Way::are_shut), "seed {seed}");
     }
+}
+
+#[test]
+fn what_a_dead_relay_took_with_it_is_asked_for_and_nothing_else_is_sent_again() {
+    for seed in 0..20 {
+        let mut way = Way::new(seed, 0.0);
+        way.answer = 400_000;
+        let conn = way.connect(0, 300_000);
+        let first = Duration::from_millis(150 + 10 * u64::from(seed));
+        way.run(first, |_| false);
+        // Half of what is under way, at random.
+        let mut taken = 0;
+        let rng = &mut way.rng;
+        way.symbols.retain(|(_, _, symbol)| {
+            let lost = rng.unit() < 0.5;
+            taken += if lost { symbol.len() as u64 } else { 0 };
+            !lost
+        });
+        let since = way.now;
+        way.reroute(true);
+        assert!(way.run(Duration::from_secs(20), Way::are_shut), "seed {seed}");
+        assert!(way.sockets[0][&conn].heard == bytes(400_000), "seed {seed}");
+        assert!(way.sockets[1].values().all(|s| s.heard == bytes(300_000)), "seed {seed}");
+        let resent: u64 = way.ends.iter().map(|end| end.counters.resent_bytes).sum();
+        assert!(resent <= taken, "seed {seed}: {resent} of {taken}");
+        assert!(way.now - since < Duration::from_secs(3), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_way_on_which_nothing_was_lost_makes_nobody_send_anything_again() {
+    for seed in 0..10 {
+        let mut way = Way::new(seed, 0.0);
+        way.answer = 400_000;
+        way.connect(0, 300_000);
+        // Until then the other end may not have heard of the flow.
+        way.run(Duration::from_millis(100), |_| false);
+        for _ in 0..10 {
+            way.run(Duration::from_millis(57), |_| false);
+            way.reroute(true);
+        }
+        assert!(way.run(Duration::from_secs(20), Way::are_shut), "seed {seed}");
+        assert!(way.ends.iter().all(|end| end.counters.resent_bytes == 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_tunnel_gives_back_goes_another_way() {
+    for seed in 0..20 {
+        let mut way = Way::new(seed, 0.0);
+        way.answer = 300_000;
+        let conn = way.connect(0, 300_000);
+        for _ in 0..8 {
+            way.run(Duration::from_millis(40), |_| false);
+            for (_, to, symbol) in std::mem::take(&mut way.symbols) {
+                let mut reader = crate::wire::Reader::new(&symbol);
+                while let Ok(Some((head, body))) = crate::wire::flow::read(&mut reader) {
+                    way.ends[1 - to].take_back(way.now, head, &body);
+                }
+            }
+        }
+        assert!(way.run(Duration::from_secs(20), Way::are_shut), "seed {seed}");
+        assert!(way.sockets[0][&conn].heard == bytes(300_000), "seed {seed}");
+        assert!(way.ends.iter().all(|end| end.counters.resent_bytes == 0), "seed {seed}");
+        assert!(way.run(Duration::from_secs(60), Way::are_forgotten), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_flow_that_leads_to_its_own_node_is_served_there() {
+    let now = epoch();
+    let limits = Limits::default();
+    let mut node = Flows::new(NodeHash(1), Incarnation(7), &limits, &Lanes::default());
+    let client = ConnId::accepted(0);
+    node.accept(now, client, NodeHash(1), ServiceName::default()).expect("memory");
+    let (mut origin, mut heard, mut shut) = (None, BTreeMap::new(), Vec::new());
+    node.received(now, client, &bytes(10_000));
+    node.eof(now, client);
+    while node.has_output() {
+        let Some(output) = node.poll_output(now) else { continue };
+        match output {
+            Output::Dial { conn, .. } => {
+                assert!(origin.replace(conn).is_none(), "dialled once");
+                node.connected(now, conn);
+                node.received(now, conn, &bytes(5_000));
+                node.eof(now, conn);
+            }
+            Output::Write { conn, data } => {
+                let heard: &mut Vec<u8> = heard.entry(conn).or_default();
+                heard.extend_from_slice(&data);
+                node.written(now, conn, data.len());
+            }
+            Output::Shutdown { conn } => shut.push(conn),
+            Output::GrantRead { .. } => {}
+            Output::Abort { .. } => panic!("broken off"),
+        }
+    }
+    let origin = origin.expect("a dial");
+    assert_eq!((&heard[&origin], &heard[&client]), (&bytes(10_000), &bytes(5_000)));
+    assert_eq!(shut.len(), 2);
+    assert_eq!(node.live(), 0);
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::flow::send::{AHEAD_IDLE, MIN_GRANT};
-use crate::flow::state::{AckState, Conn, Flow, LINGER, ROUTE_WAIT};
-use crate::flow::{Flows, MAX_LINGERING, Output, Use};
+use crate::flow::state::{AckState, Conn, LINGER, ROUTE_WAIT, Role, UNREACHABLE_WAIT};
+use crate::flow::{Flows, MAX_LINGERING, Output, SELF_HOP, Use};
 use crate::ids::Lane;
 use crate::wire::flow::{FlowKey, ResetCode};
 
@@ -95,7 +95,12 @@ impl Flows {
             flow.writing = true;
             self.writers.push_back(idx);
         }
-        if let Some(hop) = self.hops.get_mut(flow.hop.0) {
+        let hop = match flow.hop {
+            Some(SELF_HOP) => Some(&mut self.own_hop),
+            Some(hop) => self.hops.get_mut(hop.0),
+            None => None,
+        };
+        if let Some(hop) = hop {
             for (lane, (queue, queued)) in
                 Lane::ALL.into_iter().zip(hop.queues.iter_mut().zip(0usize..))
             {
@@ -109,7 +114,10 @@ impl Flows {
         }
         if flow.stall_at.is_none() && flow.awaits_other_end() {
             let rtt = self.remotes.get(&flow.remote).map_or(Duration::ZERO, |r| r.rtt);
-            flow.stall_at = Some(now + Flow::stall_after(rtt));
+            // Not at once again if that is over and nothing could be done.
+            let patience = flow.patience(rtt);
+            let since = flow.tx.progress.unwrap_or(now);
+            flow.stall_at = Some((since + patience).max(now + patience / 4));
         }
         let deadline = flow.deadline();
         if deadline != flow.armed {
@@ -125,11 +133,13 @@ impl Flows {
 
     /// When [`Flows::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.give_up_at()].into_iter().flatten().min()
     }
 
     /// Time passed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.give_up_unreachable(now);
         while let Some(&(at, idx)) = self.timers.first() {
             if at > now {
                 break;
@@ -166,6 +176,9 @@ impl Flows {
             reset.interval *= 2;
             reset.repeat_at = now + reset.interval;
         }
+        if flow.look_at.take_if(|at| *at <= now).is_some() {
+            flow.look_for_holes(now);
+        }
         if flow.stall_at.is_some_and(|at| at <= now) {
             flow.stall_at = None;
             self.on_stall(now, idx);
@@ -191,29 +204,24 @@ impl Flows {
         if remote.down_since.is_some() {
             return;
         }
+        let age = now.saturating_duration_since(flow.created);
+        if !flow.opened && flow.role == Role::Ingress && age >= UNREACHABLE_WAIT {
+            // There is a way, but whoever is at its end does not take the flow.
+            self.abort_conn(idx);
+            return self.reset(now, idx, ResetCode::Unreachable, 0);
+        }
         let quiet_since = flow.tx.progress.unwrap_or(flow.created);
         let quiet = now.saturating_duration_since(quiet_since);
-        if quiet < Flow::stall_after(remote.rtt) {
+        if quiet < flow.patience(remote.rtt) {
             return;
         }
         // What the next hop has not acknowledged yet is its tunnel's to repair.
+        let held_since = flow.hop.and_then(|hop| self.hops.get(hop.0)).and_then(|h| h.held_since);
         let sent_at = flow.tx.sent_at.unwrap_or(flow.created);
-        if remote.held_since.is_some_and(|held| held <= sent_at) {
-            flow.tx.handed_over = None;
+        if held_since.is_some_and(|held| held <= sent_at) {
             return;
         }
-        // The other end's word of what the hop has just got done with is still under way.
-        let since = *flow.tx.handed_over.get_or_insert(now);
-        if now.saturating_duration_since(since) < Flow::stall_after(remote.rtt) {
-            return;
-        }
-        if flow.tx.is_outstanding() {
-            flow.tx.resend_holes();
-            flow.tx.progress = Some(now);
-        } else if flow.tx.is_blocked() {
-            flow.blocked_due = true;
-        } else if !flow.opened {
-            flow.open_due = true;
-        }
+        flow.stalls += 1;
+        flow.look_for_holes(now);
     }
 }

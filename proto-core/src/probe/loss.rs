@@ -27,6 +27,8 @@ const LEAST: f64 = 1.0 / 160.0;
 const BURST_MEMORY: f64 = 64.0;
 const PRIOR_RUNS: f64 = 2.0;
 const MAX_BURST: f64 = 64.0;
+/// Runs that may be outages and say nothing of those to come.
+const FEW_RUNS: f64 = 4.0;
 /// Standard deviations by which the mean run must exceed that of independent losses.
 const BURST_CHANCE: f64 = 2.0;
 
@@ -129,6 +131,21 @@ impl LossEstimator {
             return independent;
         }
         measured.min(MAX_BURST)
+    }
+
+    /// A mean run that may well be, where so many were seen that they are its nature: one or two long ones are
+    /// outages.
+    pub(crate) fn assumed_burst(&self) -> f64 {
+        let burst = self.mean_burst();
+        if self.burst_runs < FEW_RUNS {
+            return burst.min(1.0 / (1.0 - self.long.min(0.95)));
+        }
+        burst * (1.0 + 1.0 / self.burst_runs.sqrt())
+    }
+
+    /// Packets that the estimates rest on, without those of the sample in the making.
+    pub(crate) fn known(&self) -> u64 {
+        self.packets.saturating_sub(self.passed)
     }
 
     /// Packets that the estimates rest on.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::rng::Rng;
 
-/// Unanswered PINGs that are remembered.
-const REMEMBERED: usize = 16;
+/// Unanswered PINGs that are remembered. Fast probes come every 25 ms, and round trips of more than a second occur.
+const REMEMBERED: usize = 64;
 /// An interval is varied by so much either way, so that nodes do not march in step.
 const JITTER: f64 = 0.1;
 
@@ -57,16 +57,17 @@ impl Pinger {
         token
     }
 
-    /// The round trip time that a PONG proves; `None` for a token that was not asked with.
+    /// When the PING was sent and the round trip time that its PONG proves; `None` for a token that was not
+    /// asked with.
     pub(crate) fn answered(
         &mut self,
         now: Instant,
         token: u64,
         held: Duration,
-    ) -> Option<Duration> {
+    ) -> Option<(Instant, Duration)> {
         let slot = self.asked.iter_mut().find(|s| s.is_some_and(|(t, _)| t == token))?;
         let (_, at) = slot.take()?;
         let whole = now.saturating_duration_since(at);
-        Some(whole.checked_sub(held).unwrap_or(whole))
+        Some((at, whole.checked_sub(held).unwrap_or(whole)))
     }
 }

@@ -87,8 +87,12 @@ fn sessions_are_renewed_with_overlap_and_no_key_and_nonce_repeat() {
 #[test]
 fn a_rekey_under_way_loses_nothing() {
     let mut world = World::new(8, Path::lossy(50, 0.2));
-    world.run(Duration::from_millis(119_500), |_| false);
-    let data = pattern(8, 2_000_000);
+    let is_old = |w: &World| {
+        let status = w.nodes[0].as_ref().expect("a node").status(w.now);
+        status.peers[0].session_age_s == Some(119)
+    };
+    assert!(world.run(secs(130), is_old));
+    let data = pattern(8, 6_000_000);
     let conn = world.connect(&data, true);
     assert!(world.run(secs(120), World::are_over));
     assert!(world.client(conn).incoming == data);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::epoch;
 use super::world::{Path, World, pattern};
 use crate::config::{Lanes, Limits};
-use crate::flow::{Flows, Output};
+use crate::flow::{Flows, Output, Route};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 
 fn secs(n: u64) -> Duration {
@@ -29,9 +29,10 @@ impl Pair {
         let ends = [0, 1].map(|at| {
             let mut flows =
                 Flows::new(hashes[at], lives[at], &Limits::default(), &Lanes::default());
-            flows.add_remote(now, hashes[1 - at], HOP);
-            flows.set_remote_life(hashes[1 - at], lives[1 - at]);
-            flows.set_path(now, hashes[1 - at], true, Duration::from_millis(20), None);
+            flows.add_hop(HOP);
+            flows.set_remote_life(now, hashes[1 - at], lives[1 - at]);
+            let route = Route { via: HOP, rtt: Duration::from_millis(20), hops: 1 };
+            flows.set_route(now, hashes[1 - at], Some(route), false);
             flows
         });
         Self { now, ends, hashes }
@@ -345,10 +346,9 @@ fn a_hole_is_repaired_end_to_end_although_the_tunnel_is_busy_with_others() {
     let client = pair.accept(0);
     pair.ends[0].received(pair.now, client, b"GET");
     let _dropped_by_a_transit = pair.fill(0, Lane::Express);
-    let hashes = pair.hashes;
     // As `Node::after` would say it as long as any flow keeps the tunnel busy.
     let held = Some(pair.now + Duration::from_millis(1));
-    pair.ends[0].set_path(pair.now, hashes[1], true, Duration::from_millis(20), held);
+    pair.ends[0].set_held(HOP, held);
     let outputs = pair.wait(secs(60));
     assert!(outputs[1].iter().any(|o| matches!(o, Output::Dial { .. })), "stalled for a minute");
 }

@@ -5,6 +5,15 @@ use std::time::{Duration, Instant};
 use crate::wire::ack::CounterPart;
 use crate::wire::packet::SessionIndex;
 
+/// Packets that were passed by an arrival, itself included, and how many of them are missing, in how many
+/// runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub packets: u64,
+    pub missing: i64,
+    pub runs: u64,
+}
+
 /// Cumulative account of the authenticated packets of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
@@ -19,17 +28,22 @@ pub(crate) struct Arrivals {
 }
 
 impl Arrivals {
-    /// Records a packet that the replay window accepted.
-    pub(crate) fn record(&mut self, now: Instant, counter: u64, bytes: usize, ce: bool) {
+    /// Records a packet that the replay window accepted; what it tells of losses on the way here.
+    pub(crate) fn record(&mut self, now: Instant, counter: u64, bytes: usize, ce: bool) -> Passed {
         self.last_at = Some(now);
         self.packets += 1;
         self.bytes += bytes as u64;
         self.ce_marks += u64::from(ce);
-        if counter >= self.next {
-            self.loss_runs += u64::from(counter > self.next);
-            self.next = counter.saturating_add(1);
-            self.largest_at = Some(now);
-        }
+        // One that comes late was counted as missing.
+        let Some(missing) = counter.checked_sub(self.next) else {
+            return Passed { packets: 0, missing: -1, runs: 0 };
+        };
+        let runs = u64::from(missing > 0);
+        self.loss_runs += runs;
+        self.next = counter.saturating_add(1);
+        self.largest_at = Some(now);
+        let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+        Passed { packets: missing.unsigned_abs().saturating_add(1), missing, runs }
     }
 
     /// At `now`, which is `clock` since this life began; `None` before the first packet.

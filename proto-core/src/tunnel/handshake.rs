@@ -438,7 +438,7 @@ impl Tunnel {
         let allowance =
             (attempt.to != from).then_some(3 * crate::wire::packet::RESPONSE_LEN as u64);
         self.drop_attempts(shared);
-        self.rtt.update(now, now.saturating_duration_since(attempt.sent));
+        self.on_rtt(now, now.saturating_duration_since(attempt.sent));
         self.adopt(now, shared, session, Remote { addr: from, allowance });
         true
     }

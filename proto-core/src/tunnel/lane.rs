@@ -12,8 +12,8 @@ use crate::status::Gauge;
 use crate::tunnel::bits::BitRing;
 use crate::tunnel::{max_symbol, symbols};
 use crate::wire::ack::LanePart;
-use crate::wire::flow;
 use crate::wire::frame::ForgetRanges;
+use crate::wire::symbol;
 
 /// Unacknowledged symbols at most; the receiver tells twice as many apart, …
 const MAX_OUTSTANDING: u64 = symbols::WINDOW / 2;
@@ -93,7 +93,8 @@ pub(crate) struct SendLane {
     /// Transmissions in the order of time, for those that may be judged.
     judged: VecDeque<(Instant, u64)>,
     repairs: VecDeque<Repair>,
-    /// Those of `missing` that were cut because they had become too long for the path.
+    /// Those of `missing` that were cut because they had become too long for the path, or that go another
+    /// way.
     retired: BitRing,
     retired_count: usize,
     /// Up to where the other end has been told of them in this round.
@@ -153,7 +154,7 @@ impl SendLane {
 
     /// When the oldest symbol was sent that the other end is not known to have.
     pub(crate) fn held_since(&self) -> Option<Instant> {
-        self.symbols.front().map(|s| s.born)
+        self.oldest(self.base).and_then(|ssn| self.get(ssn)).map(|s| s.born)
     }
 
     /// Remembers a new symbol. It is judged from now on, or, if parity covers it, from
@@ -357,17 +358,22 @@ impl SendLane {
         self.stubborn |= stubborn;
     }
 
+    /// The oldest symbol from `from` on that the other end is to get and is not known to have.
+    fn oldest(&self, from: u64) -> Option<u64> {
+        let mut from = from;
+        loop {
+            let ssn = self.missing.seek(from, self.end(), true)?;
+            if !self.retired.get(ssn) {
+                return Some(ssn);
+            }
+            from = self.retired.seek(ssn, self.end(), false)?;
+        }
+    }
+
     /// Queues the oldest unacknowledged symbol, whatever is known of it; for a probe timeout.
     pub(crate) fn probe(&mut self) -> bool {
         let extra = u8::from(self.lane != Lane::Bulk);
-        let mut from = self.base;
-        let ssn = loop {
-            let Some(ssn) = self.missing.seek(from, self.end(), true) else { return false };
-            if !self.retired.get(ssn) {
-                break ssn;
-            }
-            from = self.retired.seek(ssn, self.end(), false).unwrap_or(self.end());
-        };
+        let Some(ssn) = self.oldest(self.base) else { return false };
         if let Some(symbol) = self.get_mut(ssn).filter(|s| !s.queued) {
             symbol.queued = true;
             symbol.probes = symbol.probes.saturating_add(1);
@@ -379,12 +385,12 @@ impl SendLane {
         true
     }
 
-    /// The next symbol to send again.
-    pub(crate) fn next_repair(&mut self) -> Option<(Ssn, &[u8])> {
+    /// The next symbol to send again, and when it was first sent.
+    pub(crate) fn next_repair(&mut self) -> Option<(Ssn, Instant, &[u8])> {
         while let Some(front) = self.repairs.front() {
             let ssn = front.ssn;
             if self.is_missing(ssn) {
-                return self.get(ssn).map(|s| (Ssn(ssn), s.content.as_slice()));
+                return self.get(ssn).map(|s| (Ssn(ssn), s.born, s.content.as_slice()));
             }
             self.repairs.pop_front();
         }
@@ -430,9 +436,9 @@ impl SendLane {
         ((self.symbols.len() as u64) < MAX_SPAN).then_some(Ssn(self.end()))
     }
 
-    /// What must be sent next as a new symbol.
-    pub(crate) fn piece(&self) -> Option<&[u8]> {
-        self.pieces.front().map(Vec::as_slice)
+    /// What must be sent next as a new symbol, and when it was first sent.
+    pub(crate) fn piece(&self) -> Option<(Instant, &[u8])> {
+        Some((self.cut_born?, self.pieces.front()?.as_slice()))
     }
 
     /// The newest symbol is the piece.
@@ -452,7 +458,7 @@ impl SendLane {
     pub(crate) fn retire_longer(&mut self, max: usize) -> bool {
         let has_room = self.piece_ssn().is_some();
         let waits = !self.pieces.is_empty();
-        let Some((Ssn(ssn), content)) = self.next_repair() else { return false };
+        let Some((Ssn(ssn), _, content)) = self.next_repair() else { return false };
         if content.len() <= max || (has_room && waits) {
             return false;
         }
@@ -467,14 +473,62 @@ impl SendLane {
         }
         let born = symbol.born;
         let content = std::mem::take(&mut symbol.content);
-        let cut = flow::cut(&content, BASE_SYMBOL, &mut self.pieces);
+        let cut = symbol::cut(&content, BASE_SYMBOL, &mut self.pieces);
         debug_assert!(cut.is_ok() && self.pieces.len() <= MAX_PIECES, "frames of our own");
         self.cut_born = Some(born);
+        self.retire(ssn, content.len());
+        true
+    }
+
+    /// The frames of that symbol travel in others from now on.
+    fn retire(&mut self, ssn: u64, len: usize) {
         self.retired.set(ssn);
         self.retired_count += 1;
         self.unacked -= 1;
-        self.large -= usize::from(content.len() > BASE_SYMBOL);
-        true
+        self.large -= usize::from(len > BASE_SYMBOL);
+    }
+
+    /// Hands out what the other end is not known to have and `wanted` names, the oldest first, each with when
+    /// it was first sent. It is retired: the lane will not send it again. Whether there was any.
+    pub(crate) fn take_unacked(
+        &mut self,
+        wanted: &mut dyn FnMut(&[u8]) -> bool,
+        out: &mut dyn FnMut(Instant, &[u8]),
+    ) -> bool {
+        let mut any = false;
+        // What is left of a symbol that was cut: it was the next to be sent again.
+        if let Some(born) = self.cut_born {
+            self.pieces.retain(|piece| {
+                let taken = wanted(piece);
+                if taken {
+                    any = true;
+                    out(born, piece);
+                }
+                !taken
+            });
+        }
+        let mut from = self.base;
+        while let Some(ssn) = self.oldest(from) {
+            from = ssn + 1;
+            let Some(symbol) = self.get_mut(ssn) else { break };
+            if !wanted(&symbol.content) {
+                continue;
+            }
+            out(symbol.born, &symbol.content);
+            any = true;
+            symbol.queued = true;
+            let content = std::mem::take(&mut symbol.content);
+            self.retire(ssn, content.len());
+            if self.free.len() < MAX_FREE {
+                self.free.push(content);
+            }
+        }
+        if any {
+            let mut repairs = std::mem::take(&mut self.repairs);
+            repairs.retain(|repair| self.is_missing(repair.ssn) && !self.retired.get(repair.ssn));
+            self.repairs = repairs;
+        }
+        any
     }
 
     /// Retired symbols of which the other end does not know yet.
@@ -497,70 +551,8 @@ impl SendLane {
         self.told = if is_round_over { 0 } else { at };
         (!is_round_over).then_some(ranges)
     }
-
-    /// Forgets everything: for a new life of either end.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::new(self.lane);
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::{Evidence, MAX_NOTED, SendLane};
-    use crate::ids::{Lane, Ssn};
-    use crate::tests::epoch;
-    use crate::wire::ack::LanePart;
-    use crate::wire::ranges::Ranges;
-
-    #[test]
-    fn a_peer_that_never_acknowledges_fills_nothing() {
-        let (mut lane, mut now) = (SendLane::new(Lane::Express), epoch());
-        lane.push(now, b"x", true);
-        for _ in 0..2 * MAX_NOTED {
-            now += Duration::from_secs(2);
-            assert!(lane.probe());
-            lane.repaired(now);
-            assert!(lane.judged.len() <= MAX_NOTED && lane.repairs.len() <= 1);
-        }
-    }
-
-    #[test]
-    fn a_probe_is_sent_twice_where_somebody_waits_and_thrice_when_that_was_in_vain() {
-        for (which, copies) in [(Lane::Express, [2, 3, 3]), (Lane::Bulk, [1, 1, 1])] {
-            let (mut lane, mut now) = (SendLane::new(which), epoch());
-            lane.push(now, b"x", false);
-            for wanted in copies {
-                now += Duration::from_millis(300);
-                assert!(lane.probe());
-                let mut sent = 0;
-                while lane.next_repair().is_some() {
-                    lane.repaired(now);
-                    sent += 1;
-                }
-                assert_eq!(sent, wanted, "{which:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn repairs_that_are_overtaken_by_their_acknowledgement_do_not_pile_up() {
-        let (mut lane, mut now) = (SendLane::new(Lane::Bulk), epoch());
-        let ms = Duration::from_millis(1);
-        for round in 1..=10 {
-            for _ in 0..1000 {
-                lane.push(now, b"x", false);
-            }
-            now += ms;
-            let evidence = Evidence { newest_sent: now, rtt: ms, reordering: ms };
-            now += ms * 10;
-            let mut lost = 0;
-            lane.detect(now, &evidence, &mut lost);
-            assert_eq!((lost, lane.repairs.len()), (1000, 1000));
-            let part = LanePart { floor: Ssn(round * 1000), ranges: Ranges::new() };
-            assert_eq!(lane.on_ack(now, &part, ms, None).acked, 1000);
-            assert!(lane.repairs.is_empty() && !lane.has_repairs());
-        }
-    }
-}
+#[path = "lane_tests.rs"]
+mod tests;

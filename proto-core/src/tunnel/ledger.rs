@@ -26,6 +26,8 @@ struct Sent {
     first_sent_at: Instant,
     epoch: Epoch,
     app_limited: bool,
+    elicits: bool,
+    bytes: u32,
 }
 
 /// Where an interval of arrivals begins.
@@ -66,8 +68,8 @@ pub(crate) struct Ledger {
     /// A round trip ends when something is acknowledged that was sent after so much had arrived
     /// (draft-ietf-ccwg-bbr §4.1.2.3).
     round_ends_at: u64,
-    /// Of packets that elicit no acknowledgement, sent since the last one came: they may have arrived, and
-    /// nobody told.
+    /// Of packets that elicit no acknowledgement, sent after the newest that is acknowledged: they may have
+    /// arrived, and nobody told.
     quiet: Arrived,
     /// What had arrived, at most, when this end began to send after it had nothing in flight.
     restart: Arrived,
@@ -80,6 +82,8 @@ pub(crate) struct Ledger {
 pub(crate) struct Report {
     /// When the largest acknowledged packet was sent, if this acknowledgement is the first for it.
     pub newest_sent: Option<Instant>,
+    /// That one carried something that is paced. The others tell nothing of rates and queues.
+    pub elicited: bool,
     /// From there to now, the delay at the other end taken off.
     pub rtt: Option<Duration>,
     /// How long it was on its way, in microseconds, but for the difference of the clocks.
@@ -109,6 +113,16 @@ pub(crate) struct RateSample {
     pub bytes: u64,
     pub seconds: f64,
     pub app_limited: bool,
+}
+
+impl Report {
+    /// Adds what another one told of losses and marks.
+    pub(crate) fn absorb(&mut self, other: &Report) {
+        self.passed += other.passed;
+        self.missing += other.missing;
+        self.loss_runs += other.loss_runs;
+        self.ce_marks += other.ce_marks;
+    }
 }
 
 impl RateSample {
@@ -172,6 +186,8 @@ impl Ledger {
             first_sent_at: self.first_sent_at,
             epoch,
             app_limited: self.app_limited_until > self.arrived().bytes,
+            elicits,
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
         });
     }
 
@@ -229,7 +245,6 @@ impl Ledger {
         let passed = (ack.largest + 1).saturating_sub(next_before);
         let newest = if passed > 0 { self.forget_through(ack.largest) } else { None };
         self.acked = Some(*ack);
-        self.quiet = Arrived::default();
         let arrived = self.arrived();
         if before.is_none_or(|before| ack.bytes > before.bytes) {
             self.arrived_at = Since::There(arrived.at);
@@ -240,6 +255,9 @@ impl Ledger {
         if let Some(sent) = newest {
             self.sent_at_largest = self.sent_at_largest.max(sent.total);
             self.first_sent_at = sent.at;
+        }
+        // What is sent once in a while by itself is no rate, and what is answered no round trip of data.
+        if let Some(sent) = newest.filter(|sent| sent.elicits) {
             rate = rate_sample(now.checked_sub(delay).unwrap_or(now), &arrived, &sent);
             round = sent.arrived.bytes >= self.round_ends_at;
             if round {
@@ -249,6 +267,7 @@ impl Ledger {
         let had = before.map_or(0, |c| c.packets);
         Some(Report {
             newest_sent: newest.map(|s| s.at),
+            elicited: newest.is_none_or(|s| s.elicits),
             rtt: newest.map(|s| {
                 let whole = now.saturating_duration_since(s.at);
                 // A peer cannot make the path look shorter than nothing.
@@ -283,7 +302,17 @@ impl Ledger {
 
     fn forget_through(&mut self, largest: u64) -> Option<Sent> {
         let n = usize::try_from((largest + 1).saturating_sub(self.base)).ok()?;
-        let newest = self.packets.drain(..n.min(self.packets.len())).next_back();
+        let mut newest = None;
+        for sent in self.packets.drain(..n.min(self.packets.len())) {
+            if !sent.elicits {
+                self.quiet.packets = self.quiet.packets.saturating_sub(1);
+                self.quiet.bytes = self.quiet.bytes.saturating_sub(u64::from(sent.bytes));
+            }
+            newest = Some(sent);
+        }
+        if self.packets.is_empty() {
+            self.quiet = Arrived::default();
+        }
         self.base = self.base.max(largest + 1);
         newest
     }

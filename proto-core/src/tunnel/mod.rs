@@ -19,6 +19,7 @@ mod replay;
 mod resize;
 mod send;
 mod session;
+mod suspect;
 mod symbols;
 mod tables;
 mod timers;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 use crate::fec::{BlockReceiver, BlockSender, Codec, Estimate, Guard};
 use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId};
-use crate::probe::{LossEstimator, Pinger, Reordering, RttEstimator};
+use crate::probe::{Latency, LossEstimator, Pace, Pinger, Reordering, RttEstimator, Silence};
 use crate::rng::Rng;
 use crate::status::{PeerStatus, TunnelCounters};
 use crate::wire::frame;
@@ -43,6 +44,7 @@ use choose::Turns;
 use handshake::{Attempt, Handshakes};
 use keys::PeerKeys;
 use lane::SendLane;
+use ledger::Report;
 use mtud::PathMtu;
 use pacer::Pacer;
 use rate::{Controller, PathModel};
@@ -92,8 +94,9 @@ pub(crate) trait Source {
 pub(crate) trait Sink {
     /// From here on symbols are those of these lives.
     fn lives(&mut self, lives: Lives);
-    /// The flow frames of one symbol; not checked yet.
-    fn symbol(&mut self, now: Instant, content: &[u8]);
+    /// The frames of one symbol; not checked yet. `held`: the other end had kept it for so long when it sent
+    /// the copy that arrived.
+    fn symbol(&mut self, now: Instant, lane: Lane, held: Duration, content: &[u8]);
 }
 
 /// What the tunnels of a node share.
@@ -139,6 +142,10 @@ pub(crate) enum TunnelEvent {
     Outlived { seen: Incarnation },
     /// The peer's name is to be resolved.
     Resolve,
+    /// What is sent is not acknowledged any more, whatever arrives.
+    Suspect,
+    /// It is again. Follows each [`TunnelEvent::Suspect`], at last.
+    Trusted,
 }
 
 /// Where the peer is, as far as its packets tell.
@@ -184,13 +191,24 @@ pub(crate) struct Tunnel {
     /// When parity for bulk arrived last: its symbols are kept only while there is any.
     bulk_parity_in: Option<Instant>,
     rtt: RttEstimator,
+    latency: Latency,
     loss: LossEstimator,
+    /// Of what the peer sends.
+    loss_in: LossEstimator,
+    silence: Silence,
+    pace: Pace,
+    /// The next report tells of a time when nothing got through.
+    outage: bool,
     rate: Box<dyn Controller>,
     /// Bytes per second, as configured.
     rate_cap: Option<f64>,
     pacer: Pacer,
     mtud: PathMtu,
     pinger: Pinger,
+    /// When the PING was sent that was answered last.
+    answered: Option<Instant>,
+    /// Losses of which the rate controller was not told yet.
+    withheld: Report,
     down_after: Duration,
     /// Age at which sessions that are made from now on are renewed.
     rekey_after: Duration,
@@ -219,6 +237,8 @@ pub(crate) struct Tunnel {
     counters: TunnelCounters,
     handshakes_made: u64,
     scratch: Vec<u8>,
+    /// What was unacknowledged when the peer's or this node's former life ended.
+    orphans: Option<Box<[SendLane; 3]>>,
 }
 
 impl Tunnel {
@@ -256,12 +276,19 @@ impl Tunnel {
             fec_in: Lane::ALL.map(|_| BlockReceiver::new(1 << FEC_RING_LOG2, MAX_SYMBOL)),
             bulk_parity_in: None,
             rtt: RttEstimator::new(),
+            latency: Latency::new(),
             loss: LossEstimator::new(),
+            loss_in: LossEstimator::new(),
+            silence: Silence::new(),
+            pace: Pace::default(),
+            outage: false,
             rate: Box::new(PathModel::new()),
             rate_cap: None,
             pacer: Pacer::new(now),
             mtud: PathMtu::new(config.mesh.max_udp_payload),
             pinger: Pinger::new(now, interval),
+            answered: None,
+            withheld: Report::default(),
             down_after: DOWN_AFTER.max(interval * DOWN_AFTER_PROBES),
             rekey_after: config.limits.rekey_after,
             debt: AckDebt::default(),
@@ -285,6 +312,7 @@ impl Tunnel {
             counters: TunnelCounters::default(),
             handshakes_made: 0,
             scratch: Vec::with_capacity(mtud::ETHERNET),
+            orphans: None,
         };
         tunnel.reconfigure(now, config, peer);
         tunnel
@@ -340,6 +368,11 @@ impl Tunnel {
     /// Smoothed round trip time to the neighbour.
     pub(crate) fn rtt(&self) -> Duration {
         self.rtt.smoothed()
+    }
+
+    /// Bytes per second that the controller allows.
+    pub(crate) fn rate(&self) -> f64 {
+        self.rate.pacing_rate()
     }
 
     /// Whether symbols wait for acknowledgement.
@@ -406,6 +439,7 @@ impl Tunnel {
             });
         }
         session.adopted = now;
+        let begun = session.begun;
         self.handshakes_made += 1;
         self.handshakes.succeeded(now);
         self.last_heard = Some(now);
@@ -441,11 +475,14 @@ impl Tunnel {
         self.ecn = true;
         self.events.push_back(TunnelEvent::Up { lives, fresh });
         self.pinger.hurry(now);
+        self.on_renewed(now, begun);
         tracing::debug!(peer = %self.remote_id, fresh, crossed = loses, "session made");
     }
 
     fn forget_symbols(&mut self) {
-        self.lanes.iter_mut().for_each(SendLane::clear);
+        let lanes = std::mem::replace(&mut self.lanes, Lane::ALL.map(SendLane::new));
+        let is_orphaned = lanes.iter().any(|lane| lane.unacked() > 0 || lane.piece().is_some());
+        self.orphans = is_orphaned.then(|| Box::new(lanes));
         self.windows.iter_mut().for_each(|w| *w = SymbolWindow::new());
         self.fec_out.iter_mut().for_each(BlockSender::clear);
         self.fec_in.iter_mut().for_each(BlockReceiver::clear);
@@ -506,6 +543,8 @@ impl Tunnel {
             addr: self.remote.map(|r| r.addr.to_string()),
             session_age_s: self.current.as_ref().map(|s| s.age(now).as_secs()),
             handshakes: self.handshakes_made,
+            suspect: self.silence.is_suspect(),
+            suspected: self.silence.suspected(),
             rtt_us: self.rtt.sampled().map(|d| d.as_micros() as u64),
             loss_out_pct: self.loss.loss() * 100.0,
             burst_out: self.loss.mean_burst(),

@@ -223,6 +223,11 @@ impl PathMtu {
         }
     }
 
+    /// Nothing that is larger than the base is under way any more: it goes another way.
+    pub(super) fn none_large(&mut self) {
+        self.waiting_since = None;
+    }
+
     /// When to ask for a [`step`](Self::step) next.
     pub(super) fn due(&self, path: Path) -> Option<Instant> {
         let suspicion = self.waiting_since.filter(|_| self.size > BASE_UDP_PAYLOAD);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::fec::{Generator, ParityHeader};
 use crate::ids::{Lane, Ssn};
+use crate::tunnel::arrivals::Passed;
 use crate::tunnel::session::{Refused, Session};
 use crate::tunnel::symbols::Arrival;
 use crate::tunnel::{
@@ -81,6 +82,12 @@ impl Tunnel {
         self.counters.packets_in += 1;
         self.counters.bytes_in += packet.len() as u64;
         self.last_heard = Some(now);
+        let is_silent = self.silence.is_silent();
+        self.outage |= is_silent;
+        if slot == Slot::Current && !is_silent {
+            let Passed { packets, missing, runs } = opened.passed;
+            self.loss_in.update(packets, missing, runs);
+        }
         match slot {
             Slot::Unconfirmed(at) => {
                 self.confirm(now, shared, at, addr);
@@ -115,6 +122,8 @@ impl Tunnel {
         });
         // Whoever uses the answer's key received the answer at that address.
         let allowance = (answered != addr).then_some(3 * 64);
+        // From our answer to the first word under its keys.
+        self.latency.guess(now.saturating_duration_since(session.made));
         self.adopt(now, shared, session, Remote { addr, allowance });
     }
 
@@ -148,9 +157,11 @@ impl Tunnel {
             match frame {
                 Frame::Ack(ack) => self.handle_ack(now, &ack),
                 Frame::Ping { token, .. } => {
-                    if self.pongs.len() < MAX_PONGS {
-                        self.pongs.push_back((token, now));
+                    // The newest proves most.
+                    if self.pongs.len() >= MAX_PONGS {
+                        self.pongs.pop_front();
                     }
+                    self.pongs.push_back((token, now));
                 }
                 Frame::Pong { token, held_us } => {
                     self.handle_pong(now, token, Duration::from_micros(held_us), from);
@@ -169,7 +180,12 @@ impl Tunnel {
                     return Ok(());
                 }
                 Frame::Symbol { lane, ssn, content } => {
-                    self.handle_symbol(now, shared, lane, ssn, content, sink);
+                    let copy = (ssn, Duration::ZERO, content);
+                    self.handle_symbol(now, shared, lane, copy, sink);
+                }
+                Frame::Repair { lane, ssn, held_ms, content } => {
+                    let held = Duration::from_millis(held_ms.min(frame::MAX_HELD_MS));
+                    self.handle_symbol(now, shared, lane, (ssn, held, content), sink);
                 }
                 Frame::Parity { lane, header, shard } => {
                     self.handle_parity(now, shared, lane, header, shard, sink);
@@ -180,8 +196,10 @@ impl Tunnel {
     }
 
     fn handle_pong(&mut self, now: Instant, token: u64, held: Duration, from: SocketAddr) {
-        let Some(rtt) = self.pinger.answered(now, token, held) else { return };
-        self.rtt.update(now, rtt);
+        let Some((asked, rtt)) = self.pinger.answered(now, token, held) else { return };
+        self.answered = Some(asked);
+        self.on_rtt(now, rtt);
+        self.on_proof(now, asked);
         if let Some(remote) = self.remote.as_mut().filter(|r| r.addr == from) {
             remote.allowance = None;
         }
@@ -192,8 +210,7 @@ impl Tunnel {
         now: Instant,
         shared: &mut Shared,
         lane: Lane,
-        ssn: Ssn,
-        content: &[u8],
+        (ssn, held, content): (Ssn, Duration, &[u8]),
         sink: &mut dyn Sink,
     ) {
         let at = lane as usize;
@@ -204,7 +221,7 @@ impl Tunnel {
             Arrival::Duplicate => self.counters.duplicates_in += 1,
             Arrival::New { .. } => {
                 self.counters.symbols_in += 1;
-                sink.symbol(now, content);
+                sink.symbol(now, lane, held, content);
             }
         }
         // A hole in a lane with FEC is probably filled before an acknowledgement could tell of it.
@@ -218,7 +235,7 @@ impl Tunnel {
             fec.on_source(ssn, content, &mut shared.codec, &mut |ssn, content| {
                 if matches!(window.insert(ssn), Arrival::New { .. }) {
                     counters.symbols_in += 1;
-                    sink.symbol(now, content);
+                    sink.symbol(now, lane, Duration::ZERO, content);
                 }
             });
         }
@@ -254,7 +271,7 @@ impl Tunnel {
             if matches!(window.insert(ssn), Arrival::New { .. }) {
                 counters.symbols_in += 1;
                 recovered = true;
-                sink.symbol(now, content);
+                sink.symbol(now, lane, Duration::ZERO, content);
             }
         });
         if recovered {
@@ -309,10 +326,21 @@ impl Tunnel {
         let Some(mut report) = session.ledger.on_ack(now, &ack.counters) else { return };
         self.mtud.excuse(&mut report);
         let in_flight = session.ledger.in_flight();
-        if let Some(rtt) = report.rtt {
-            self.rtt.update(now, rtt);
+        // A PONG in the same packet has told it.
+        if let Some(rtt) = report.rtt.filter(|_| self.answered != report.newest_sent) {
+            self.on_rtt(now, rtt);
         }
-        self.loss.update(report.passed, report.missing, report.loss_runs);
+        // What is lost in an outage says nothing of what the path loses when it works.
+        let told = report.newest_sent.is_some();
+        if !(told && std::mem::take(&mut self.outage)) {
+            self.loss.update(report.passed, report.missing, report.loss_runs);
+            let [out, back] =
+                self.pace.per_probe(now, [self.counters.packets_out, self.counters.packets_in]);
+            self.silence.set_path([(&self.loss, out), (&self.loss_in, back)]);
+        }
+        if let Some(sent) = report.newest_sent {
+            self.on_proof(now, sent);
+        }
         if let Some(newest_sent) = report.newest_sent
             && self.evidence.is_none_or(|e| e.newest_sent < newest_sent)
         {
@@ -326,7 +354,14 @@ impl Tunnel {
             if report.newest_sent.is_some() {
                 self.reported = Some(now);
             }
-            self.rate.on_report(now, &report, in_flight, self.rtt.min());
+            // The rate comes of what is paced: what a PING's answer tells of losses waits until something
+            // was acknowledged that is.
+            if report.elicited {
+                report.absorb(&std::mem::take(&mut self.withheld));
+                self.rate.on_report(now, &report, in_flight, self.rtt.min());
+            } else {
+                self.withheld.absorb(&report);
+            }
         }
     }
 }

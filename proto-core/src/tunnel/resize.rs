@@ -84,6 +84,7 @@ impl Tunnel {
     /// Datagrams go another way from now on, which may carry less.
     pub(super) fn path_changed(&mut self, now: Instant) {
         self.mtud.reset();
+        self.latency.path_changed();
         self.give_up_long_parity(now);
     }
 
@@ -117,16 +118,26 @@ impl Tunnel {
         let Some(sender) = self.lanes.get_mut(lane as usize) else { return false };
         if sender.retire_longer(max) {
             self.counters.symbols_cut += 1;
-            let spaced = self.forgot.map_or(now, |at| now.max(at + FORGET_SPACING));
-            self.forget_at = Some(self.forget_at.map_or(spaced, |at| at.min(spaced)));
+            self.owe_forget(now);
         }
         let sender = self.lanes.get(lane as usize);
         sender.is_some_and(|s| s.piece().is_some() && s.piece_ssn().is_some())
     }
 
+    /// The other end is to be told of retired symbols.
+    pub(super) fn owe_forget(&mut self, now: Instant) {
+        let spaced = self.forgot.map_or(now, |at| now.max(at + FORGET_SPACING));
+        self.forget_at = Some(self.forget_at.map_or(spaced, |at| at.min(spaced)));
+    }
+
+    /// When it is; not while nothing gets through.
+    pub(super) fn forget_due(&self) -> Option<Instant> {
+        self.forget_at.filter(|_| !self.silence.is_silent())
+    }
+
     /// Tells the other end which symbols to forget, again and again until it has confirmed.
     pub(super) fn put_forget(&mut self, now: Instant, end: usize, buf: &mut Vec<u8>) {
-        if self.forget_at.is_none_or(|at| at > now) {
+        if self.forget_due().is_none_or(|at| at > now) {
             return;
         }
         self.forget_at = None;

@@ -93,6 +93,7 @@ impl Tunnel {
         }
         let at = buf.len();
         let header = self.current.as_ref()?.header();
+        let is_answer = !self.pongs.is_empty();
         buf.extend_from_slice(&header);
         let body = buf.len();
         let end = at + limit - TAG_LEN;
@@ -109,8 +110,8 @@ impl Tunnel {
         // lost.
         let is_late = self.debt.due.is_some_and(|due| due + ACK_PATIENCE <= now);
         let cargo = cargo.filter(|cargo| !is_late || matches!(cargo, Cargo::New(_)));
-        if is_trusted && (cargo.is_some() || is_due) {
-            self.put_ack(now, shared.started, end, cargo, buf);
+        if is_trusted && (cargo.is_some() || is_due || is_answer) {
+            self.put_ack(now, shared.started, end, cargo, is_answer, buf);
         }
         let small = buf.len();
         let contested = cargo.is_some() && self.is_contested(source);
@@ -156,8 +157,9 @@ impl Tunnel {
             let Some((token, size, _)) = self.mtu_answers.pop_front() else { break };
             frame::put_mtu_answer(buf, token, size as u64);
         }
-        if self.pinger.due() <= now && fits(buf) {
+        if self.ping_at() <= now && fits(buf) {
             let token = self.pinger.ask(now, &mut shared.rng);
+            self.silence.sent(now, self.rto());
             let heard = self
                 .last_heard
                 .map_or(u128::MAX, |at| now.saturating_duration_since(at).as_millis());
@@ -169,16 +171,18 @@ impl Tunnel {
         }
     }
 
-    /// An acknowledgement, if one is owed and it leaves `cargo` its room.
+    /// An acknowledgement, if one is owed and it leaves `cargo` its room. One travels with each PONG
+    /// (`is_answer`): on an idle link nothing else would tell the other end what is lost.
     fn put_ack(
         &mut self,
         now: Instant,
         started: Instant,
         end: usize,
         cargo: Option<Cargo>,
+        is_answer: bool,
         buf: &mut Vec<u8>,
     ) {
-        if self.debt.due.is_none() {
+        if self.debt.due.is_none() && !is_answer {
             return;
         }
         // A repair and a parity symbol have their size; a new symbol is cut to what is left.
@@ -233,11 +237,12 @@ impl Tunnel {
 
     fn put_repair(&mut self, now: Instant, lane: Lane, end: usize, buf: &mut Vec<u8>) {
         let Some(sender) = self.lanes.get_mut(lane as usize) else { return };
-        let Some((ssn, content)) = sender.next_repair() else { return };
-        if buf.len() + frame::symbol_header_len(ssn) + content.len() > end {
+        let Some((ssn, born, content)) = sender.next_repair() else { return };
+        let held = held_ms(now, born);
+        if buf.len() + frame::repair_header_len(ssn, held) + content.len() > end {
             return;
         }
-        frame::put_symbol_header(buf, lane, ssn);
+        frame::put_repair_header(buf, lane, ssn, held);
         buf.extend_from_slice(content);
         let large = content.len() > max_symbol(BASE_UDP_PAYLOAD);
         sender.repaired(now);
@@ -245,7 +250,13 @@ impl Tunnel {
             self.mtud.sent_large(now);
         }
         self.count_repair();
+        self.sent_symbol(now);
+    }
+
+    /// Something was sent that the other end will acknowledge.
+    fn sent_symbol(&mut self, now: Instant) {
         self.last_eliciting = Some(now);
+        self.silence.sent(now, self.rto());
     }
 
     fn count_repair(&mut self) {
@@ -271,27 +282,42 @@ impl Tunnel {
         let piece = sender.piece();
         let next = if piece.is_some() { sender.piece_ssn() } else { sender.next_ssn() };
         let Some(ssn) = next else { return };
-        let header = frame::symbol_header_len(ssn);
+        let held = piece.map(|(born, _)| held_ms(now, born));
+        let header = held.map_or_else(
+            || frame::symbol_header_len(ssn),
+            |held| frame::repair_header_len(ssn, held),
+        );
         // All full packets are alike in size, with an acknowledgement in them or without, so that
         // they can go in one batch.
         let full_end = body.end.min(body.start + header + max_symbol(self.full_size()));
         let room = full_end.saturating_sub(buf.len() + header);
         let at = buf.len();
-        let cut = piece.map_or(0, <[u8]>::len);
+        let cut = piece.map_or(0, |(_, piece)| piece.len());
         if cut > room {
             return;
         }
-        frame::put_symbol_header(buf, lane, ssn);
-        buf.extend_from_slice(piece.unwrap_or_default());
-        source.fill(now, lane, room - cut, buf);
+        match (piece, held) {
+            // Nothing new beside it, for that was not held so long.
+            (Some((_, piece)), Some(held)) => {
+                frame::put_repair_header(buf, lane, ssn, held);
+                buf.extend_from_slice(piece);
+            }
+            _ => {
+                frame::put_symbol_header(buf, lane, ssn);
+                source.fill(now, lane, room, buf);
+            }
+        }
         let content = buf.get(at + header..).unwrap_or_default();
         debug_assert!(content.len() <= room, "a source keeps to its room");
         if content.is_empty() {
             return buf.truncate(at);
         }
         self.counters.symbols_out += 1;
-        self.last_eliciting = Some(now);
-        self.mtud.used(now);
+        self.sent_symbol(now);
+        // Link state goes on where nobody sends anything.
+        if lane != Lane::Control {
+            self.mtud.used(now);
+        }
         if content.len() > max_symbol(BASE_UDP_PAYLOAD) {
             self.mtud.sent_large(now);
         }
@@ -344,4 +370,9 @@ impl Tunnel {
         self.collect_finished(now);
         self.scratch = bytes;
     }
+}
+
+/// How long something has been held that was first sent at `born`, in milliseconds.
+fn held_ms(now: Instant, born: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(born).as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::Incarnation;
 use crate::tunnel::aead::PacketKey;
-use crate::tunnel::arrivals::Arrivals;
+use crate::tunnel::arrivals::{Arrivals, Passed};
 use crate::tunnel::ledger::{Epoch, Ledger};
 use crate::tunnel::noise::RawKeys;
 use crate::tunnel::replay::ReplayWindow;
@@ -80,6 +80,7 @@ pub(crate) struct Opened {
     pub len: usize,
     /// Its counter is the highest so far.
     pub is_newest: bool,
+    pub passed: Passed,
 }
 
 impl Session {
@@ -174,7 +175,7 @@ impl Session {
         let (aad, sealed) = packet.split_at_mut_checked(HEADER_LEN).ok_or(Refused::NotAuthentic)?;
         let len = self.open.open(header.counter, aad, sealed).ok_or(Refused::NotAuthentic)?;
         let is_newest = self.replay.accept(header.counter);
-        self.arrivals.record(now, header.counter, whole, ce);
-        Ok(Opened { len, is_newest })
+        let passed = self.arrivals.record(now, header.counter, whole, ce);
+        Ok(Opened { len, is_newest, passed })
     }
 }

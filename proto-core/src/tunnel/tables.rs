@@ -1,14 +1,19 @@
 //! How full the queues and tables of a tunnel are.
 
 use crate::fec::{BlockReceiver, BlockSender};
+use crate::probe::MAX_SLOTS;
 use crate::status::Table;
 use crate::tunnel::lane::SendLane;
+use crate::tunnel::symbols::WINDOW;
 use crate::tunnel::{Tunnel, handshake, ledger, receive, resize};
 
 /// Session indices of one tunnel: attempts, answers, the sessions now and before.
 pub(crate) const MAX_INDICES: usize = 2 * handshake::MAX_OPEN + 2;
 /// Events that one datagram or timeout makes at most; they are taken before the next.
 const MAX_EVENTS: usize = 4;
+
+/// What three lanes hold at most.
+const MAX_ORPHANS: usize = 3 * WINDOW as usize;
 
 impl Tunnel {
     /// Shows every table to `visit`; see [`Node::tables`](crate::Node::tables). Where there is one for
@@ -37,6 +42,9 @@ impl Tunnel {
         for (name, of, bound) in BlockReceiver::TABLES {
             show(name, self.fec_in.iter().map(of).max().unwrap_or(0), bound);
         }
+        let orphans = self.orphans.iter().flat_map(|lanes| lanes.iter());
+        show("orphans", orphans.map(SendLane::unacked).sum(), MAX_ORPHANS);
+        show("silence_slots", self.silence.slots(), MAX_SLOTS);
         let ring = self.fec_in.iter().map(BlockReceiver::kept).max().unwrap_or(0);
         let slots = self.fec_in.iter().map(BlockReceiver::slots).max().unwrap_or(0);
         show("fec_ring", ring, slots);

@@ -24,14 +24,15 @@ impl Tunnel {
         }
         if self.allows(self.mtud.size()) {
             at(self.debt.due, TimerReason::Recovery);
-            at(self.forget_at, TimerReason::Recovery);
+            at(self.forget_due(), TimerReason::Recovery);
         }
         if self.allows(send::SMALL) {
-            at(Some(self.pinger.due()), TimerReason::Probe);
+            at(Some(self.ping_at()), TimerReason::Probe);
             at(self.pongs.front().map(|(_, since)| *since), TimerReason::Output);
             at(self.mtu_answers.front().map(|(_, _, since)| *since), TimerReason::Output);
             at(self.closing.then_some(self.handshakes.last_event), TimerReason::Output);
         }
+        at(self.silence.verdict_at(self.rto()), TimerReason::Probe);
         at(self.loss_timer, TimerReason::Recovery);
         at(self.pto_at(), TimerReason::Recovery);
         at(self.write_off_at(wants), TimerReason::Recovery);
@@ -78,6 +79,10 @@ impl Tunnel {
             if let (Some(session), Some(until)) = (&mut self.current, until) {
                 session.ledger.write_off(until);
             }
+        }
+        if self.current.is_some() {
+            let verdict = self.silence.handle_timeout(now, self.rto());
+            self.tell(now, verdict);
         }
         self.drive_handshakes(now, shared);
         let estimate = self.estimate();

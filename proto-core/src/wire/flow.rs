@@ -1,17 +1,23 @@
-//! Flow frames: the content of a symbol is any number of them.
+//! Flow frames.
 //!
 //! ```text
-//! head   kind u8 ‖ way u8 ‖ ingress u32 ‖ its life u32 ‖ egress u32 ‖ its life u32 ‖ id varint
+//! head   kind u8 ‖ way u8 ‖ age u8 ‖ ingress u32 ‖ its life u32 ‖ egress u32 ‖ its life u32 ‖ id varint
 //! way    bit 7: towards the ingress; bit 6: congestion met; bits 0–4: hops so far
+//! age    time in the mesh so far, in sixteenths of a second
 //! 0x40   data:      offset ‖ flags (1 fin, 2 open) ‖ [service: length u8, bytes] ‖ length ‖ bytes
-//! 0x41   ack:       everything below ‖ credit ‖ flags (1 fin had) ‖ ranges, see `ranges`
+//! 0x41   ack:       everything below ‖ credit ‖ flags (1 fin had) ‖ marked ‖ asked ‖ ranges, see `ranges`
 //! 0x42   reset:     code u8 ‖ final size
 //! 0x43   reset ack
-//! 0x44   blocked:   at this offset
+//! 0x44   ask:       number
+//! 0x45   dropped:   offset ‖ length ‖ reason u8
 //! ```
+//! An ask wants an acknowledgement at once, which names it as the last that was `asked`. `marked` counts the
+//! bytes of the other direction that arrived with the mark of congestion. A relay that drops data tells its
+//! sender (whose direction is the other one) which.
+//!
 //! Numbers without a size are varints; offsets count the bytes of one direction from 0.
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::ids::{MAX_NAME_LEN, NodeHash};
 
@@ -22,11 +28,15 @@ const DATA: u8 = 0x40;
 const ACK: u8 = 0x41;
 const RESET: u8 = 0x42;
 const RESET_ACK: u8 = 0x43;
-const BLOCKED: u8 = 0x44;
+const ASK: u8 = 0x44;
+const DROPPED: u8 = 0x45;
 
 const WAY_TO_INGRESS: u8 = 0x80;
 const WAY_MARKED: u8 = 0x40;
 const WAY_HOPS: u8 = 0x1f;
+/// Where a frame has them.
+const WAY_AT: usize = 1;
+const AGE_AT: usize = 2;
 
 const FLAG_FIN: u8 = 1;
 const FLAG_OPEN: u8 = 2;
@@ -34,7 +44,7 @@ const FLAG_OPEN: u8 = 2;
 /// The most ranges in a flow acknowledgement.
 pub(crate) const MAX_RANGES: usize = 16;
 /// The largest frame that is not data.
-pub(crate) const MAX_FLOW_ACK_LEN: usize = 26 + 17 + 1 + 16 * MAX_RANGES;
+pub(crate) const MAX_FLOW_ACK_LEN: usize = 27 + 33 + 1 + 16 * MAX_RANGES;
 
 /// Names a flow in the whole mesh. Lives are the low 32 bits of incarnations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +63,24 @@ pub(crate) enum Direction {
     ToIngress,
 }
 
+impl Direction {
+    pub(crate) fn reversed(self) -> Self {
+        match self {
+            Direction::ToEgress => Direction::ToIngress,
+            Direction::ToIngress => Direction::ToEgress,
+        }
+    }
+}
+
+/// Why a relay dropped data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DropReason {
+    /// Too much waits for the next hop.
+    Congestion,
+    /// It has no way to the other end, or none that is no loop, or the data are too old.
+    NoWay,
+}
+
 /// What all flow frames begin with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -60,8 +88,42 @@ pub(crate) struct Head {
     pub direction: Direction,
     /// A relay on the way had a queue.
     pub marked: bool,
-    /// Tunnels crossed so far.
+    /// Relays passed so far.
     pub hops: u8,
+    pub age: Age,
+}
+
+impl Head {
+    /// The head of what is said first: neither marked nor old.
+    pub(crate) fn new(key: FlowKey, direction: Direction) -> Self {
+        Self { key, direction, marked: false, hops: 0, age: Age::default() }
+    }
+
+    /// The node that the frame is for, and the one that it is from.
+    pub(crate) fn ends(&self) -> (NodeHash, NodeHash) {
+        match self.direction {
+            Direction::ToEgress => (self.key.egress, self.key.ingress),
+            Direction::ToIngress => (self.key.ingress, self.key.egress),
+        }
+    }
+}
+
+/// Time in the mesh, in sixteenths of a second; the greatest stands for all beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Age(pub u8);
+
+impl Age {
+    const PER_SECOND: f64 = 16.0;
+
+    /// To the nearest.
+    pub(crate) fn of(time: Duration) -> Self {
+        // A cast of a float saturates.
+        Self((time.as_secs_f64() * Self::PER_SECOND).round() as u8)
+    }
+
+    pub(crate) fn time(self) -> Duration {
+        Duration::from_secs_f64(f64::from(self.0) / Self::PER_SECOND)
+    }
 }
 
 /// Why a flow was reset.
@@ -131,6 +193,22 @@ impl std::fmt::Display for ResetCode {
 /// Received ranges above the cumulative acknowledgement.
 pub(crate) type AckRanges = Ranges<MAX_RANGES>;
 
+/// What an acknowledgement says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowAck {
+    /// Every byte below has arrived.
+    pub cumulative: u64,
+    /// Every byte below may be sent.
+    pub credit: u64,
+    /// The end has arrived, too.
+    pub fin: bool,
+    /// Bytes that arrived with the mark of congestion so far.
+    pub marked: u64,
+    /// The highest number of the asks that arrived, 0 if there was none.
+    pub asked: u64,
+    pub ranges: AckRanges,
+}
+
 /// What a flow frame says after its head.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(
@@ -145,19 +223,19 @@ pub(crate) enum Body<'a> {
         open: Option<&'a str>,
         data: &'a [u8],
     },
-    Ack {
-        cumulative: u64,
-        credit: u64,
-        fin: bool,
-        ranges: AckRanges,
-    },
+    Ack(FlowAck),
     Reset {
         code: ResetCode,
         final_size: u64,
     },
     ResetAck,
-    Blocked {
+    Ask {
+        number: u64,
+    },
+    Dropped {
         offset: u64,
+        len: u64,
+        reason: DropReason,
     },
 }
 
@@ -173,7 +251,15 @@ pub(crate) fn read<'a>(r: &mut Reader<'a>) -> Result<Option<(Head, Body<'a>)>, M
         ACK => read_ack(r)?,
         RESET => Body::Reset { code: ResetCode::from_wire(r.u8()?), final_size: r.varint()? },
         RESET_ACK => Body::ResetAck,
-        BLOCKED => Body::Blocked { offset: r.varint()? },
+        ASK => Body::Ask { number: r.varint()? },
+        DROPPED => {
+            let (offset, len) = (r.varint()?, r.varint()?);
+            let reason = match r.u8()? {
+                0 => DropReason::Congestion,
+                _ => DropReason::NoWay,
+            };
+            Body::Dropped { offset, len, reason }
+        }
         _ => return Err(Malformed),
     };
     Ok(Some((head, body)))
@@ -181,6 +267,7 @@ pub(crate) fn read<'a>(r: &mut Reader<'a>) -> Result<Option<(Head, Body<'a>)>, M
 
 fn read_head(r: &mut Reader<'_>) -> Result<Head, Malformed> {
     let way = r.u8()?;
+    let age = Age(r.u8()?);
     let key = FlowKey {
         ingress: NodeHash(r.u32()?),
         ingress_life: r.u32()?,
@@ -190,7 +277,7 @@ fn read_head(r: &mut Reader<'_>) -> Result<Head, Malformed> {
     };
     let direction =
         if way & WAY_TO_INGRESS == 0 { Direction::ToEgress } else { Direction::ToIngress };
-    Ok(Head { key, direction, marked: way & WAY_MARKED != 0, hops: way & WAY_HOPS })
+    Ok(Head { key, direction, marked: way & WAY_MARKED != 0, hops: way & WAY_HOPS, age })
 }
 
 fn read_data<'a>(r: &mut Reader<'a>) -> Result<Body<'a>, Malformed> {
@@ -217,11 +304,12 @@ fn read_ack<'a>(r: &mut Reader<'_>) -> Result<Body<'a>, Malformed> {
     let cumulative = r.varint()?;
     let credit = r.varint()?;
     let flags = r.u8()?;
+    let (marked, asked) = (r.varint()?, r.varint()?);
     let ranges = AckRanges::read(cumulative, r)?;
-    Ok(Body::Ack { cumulative, credit, fin: flags & FLAG_FIN != 0, ranges })
+    Ok(Body::Ack(FlowAck { cumulative, credit, fin: flags & FLAG_FIN != 0, marked, asked, ranges }))
 }
 
-fn put_head(out: &mut Vec<u8>, kind: u8, head: &Head) {
+fn way(head: &Head) -> u8 {
     let mut way = head.hops & WAY_HOPS;
     if head.direction == Direction::ToIngress {
         way |= WAY_TO_INGRESS;
@@ -229,7 +317,20 @@ fn put_head(out: &mut Vec<u8>, kind: u8, head: &Head) {
     if head.marked {
         way |= WAY_MARKED;
     }
-    out.extend_from_slice(&[kind, way]);
+    way
+}
+
+/// Writes what changes on the way (mark, hops, age) into a frame that was read with another head.
+pub(crate) fn restamp(frame: &mut [u8], head: &Head) {
+    for (at, value) in [(WAY_AT, way(head)), (AGE_AT, head.age.0)] {
+        if let Some(byte) = frame.get_mut(at) {
+            *byte = value;
+        }
+    }
+}
+
+fn put_head(out: &mut Vec<u8>, kind: u8, head: &Head) {
+    out.extend_from_slice(&[kind, way(head), head.age.0]);
     out.extend_from_slice(&head.key.ingress.0.to_be_bytes());
     out.extend_from_slice(&head.key.ingress_life.to_be_bytes());
     out.extend_from_slice(&head.key.egress.0.to_be_bytes());
@@ -239,7 +340,7 @@ fn put_head(out: &mut Vec<u8>, kind: u8, head: &Head) {
 
 /// Bytes of a head with its kind.
 pub(crate) fn head_len(key: &FlowKey) -> usize {
-    18 + varint_len(key.id)
+    19 + varint_len(key.id)
 }
 
 /// Bytes that a data frame needs besides its data, if that is shorter than 16 KiB.
@@ -266,70 +367,15 @@ pub(crate) fn put_data_header(
     put_varint(out, len as u64);
 }
 
-/// Cuts the frames of one symbol into contents of at most `max` bytes, in their order. Data frames are
-/// split; the others are at most 1,000 bytes long, and `max` is more.
-///
-/// # Errors
-/// [`Malformed`]; what stands before the bad frame has been cut.
-pub(crate) fn cut(
-    content: &[u8],
-    max: usize,
-    pieces: &mut VecDeque<Vec<u8>>,
-) -> Result<(), Malformed> {
-    let mut reader = Reader::new(content);
-    let mut piece = Vec::with_capacity(max);
-    loop {
-        let whole = reader.rest;
-        let Some((head, body)) = read(&mut reader)? else { break };
-        let frame = whole.get(..whole.len() - reader.rest.len()).unwrap_or_default();
-        if piece.len() + frame.len() <= max {
-            piece.extend_from_slice(frame);
-            continue;
-        }
-        let Body::Data { mut offset, fin, open, mut data } = body else {
-            pieces.push_back(std::mem::replace(&mut piece, Vec::with_capacity(max)));
-            piece.extend_from_slice(frame);
-            continue;
-        };
-        loop {
-            // Nothing is put where not even one byte would fit.
-            let overhead = data_overhead(&head.key, offset, open);
-            let room = max.saturating_sub(piece.len() + overhead);
-            if room == 0 && !piece.is_empty() {
-                pieces.push_back(std::mem::replace(&mut piece, Vec::with_capacity(max)));
-                continue;
-            }
-            let (now, later) = data.split_at(room.max(1).min(data.len()));
-            let is_last = later.is_empty();
-            put_data_header(&mut piece, &head, offset, fin && is_last, open, now.len());
-            piece.extend_from_slice(now);
-            if is_last {
-                break;
-            }
-            offset += now.len() as u64;
-            data = later;
-        }
-    }
-    if !piece.is_empty() {
-        pieces.push_back(piece);
-    }
-    Ok(())
-}
-
 /// Appends an acknowledgement.
-pub(crate) fn put_ack(
-    out: &mut Vec<u8>,
-    head: &Head,
-    cumulative: u64,
-    credit: u64,
-    fin: bool,
-    ranges: &AckRanges,
-) {
+pub(crate) fn put_ack(out: &mut Vec<u8>, head: &Head, ack: &FlowAck) {
     put_head(out, ACK, head);
-    put_varint(out, cumulative);
-    put_varint(out, credit);
-    out.push(if fin { FLAG_FIN } else { 0 });
-    ranges.put(cumulative, out);
+    put_varint(out, ack.cumulative);
+    put_varint(out, ack.credit);
+    out.push(if ack.fin { FLAG_FIN } else { 0 });
+    put_varint(out, ack.marked);
+    put_varint(out, ack.asked);
+    ack.ranges.put(ack.cumulative, out);
 }
 
 /// Appends a reset.
@@ -344,8 +390,25 @@ pub(crate) fn put_reset_ack(out: &mut Vec<u8>, head: &Head) {
     put_head(out, RESET_ACK, head);
 }
 
-/// Appends the notice of a sender that has no credit.
-pub(crate) fn put_blocked(out: &mut Vec<u8>, head: &Head, offset: u64) {
-    put_head(out, BLOCKED, head);
+/// Appends the question of a sender what has arrived.
+pub(crate) fn put_ask(out: &mut Vec<u8>, head: &Head, number: u64) {
+    put_head(out, ASK, head);
+    put_varint(out, number);
+}
+
+/// Appends a relay's word of data that it dropped. The head is that of frames from their receiver.
+pub(crate) fn put_dropped(
+    out: &mut Vec<u8>,
+    head: &Head,
+    offset: u64,
+    len: u64,
+    reason: DropReason,
+) {
+    put_head(out, DROPPED, head);
     put_varint(out, offset);
+    put_varint(out, len);
+    out.push(match reason {
+        DropReason::Congestion => 0,
+        DropReason::NoWay => 1,
+    });
 }

@@ -10,8 +10,11 @@
 //! 0x06 MTU answer  token u64 ‖ UDP payload of the probe, bytes (varint)
 //! 0x07 forget      lane u8 ‖ SSN varint ‖ ranges above it, see `ranges`
 //! 0x10 + lane      symbol:  SSN varint ‖ flow frames, see `flow`
+//! 0x14 + lane      repair:  SSN varint ‖ held ms varint ‖ flow frames
 //! 0x18 + lane      parity:  first SSN varint ‖ k u8 ‖ generator u8 ‖ index u8 ‖ shard
 //! ```
+//! A repair is a copy of a symbol that was sent before, or of a piece of one: the sender had held its
+//! frames for so long when it sent the copy.
 
 use crate::ids::{Lane, Ssn};
 
@@ -27,6 +30,7 @@ const MTU_PROBE: u8 = 0x05;
 const MTU_ANSWER: u8 = 0x06;
 const FORGET: u8 = 0x07;
 const SYMBOL: u8 = 0x10;
+const REPAIR: u8 = 0x14;
 const PARITY: u8 = 0x18;
 
 /// Bytes of a ping, a pong or an MTU answer at most.
@@ -37,6 +41,13 @@ pub(crate) const MAX_FORGET_RANGES: usize = 32;
 pub(crate) const PARITY_HEADER_MAX: usize = 1 + 8 + 3;
 /// A coded shard begins with the length of its symbol and has an even length.
 pub(crate) const SHARD_OVERHEAD: usize = 3;
+
+/// The longest time that a repair can be said to have been held: four bytes always hold it.
+pub(crate) const MAX_HELD_MS: u64 = (1 << 30) - 1;
+/// Bytes before the content of a symbol or a repair at most.
+const REPAIR_HEADER_MAX: usize = 1 + 8 + 4;
+const _: () =
+    assert!(REPAIR_HEADER_MAX <= PARITY_HEADER_MAX + SHARD_OVERHEAD, "a repair fits, too");
 
 /// The largest symbol content of which a parity symbol fits a packet of `plaintext` bytes.
 pub(crate) const fn max_symbol(plaintext: usize) -> usize {
@@ -75,6 +86,12 @@ pub(crate) enum Frame<'a> {
     Symbol {
         lane: Lane,
         ssn: Ssn,
+        content: &'a [u8],
+    },
+    Repair {
+        lane: Lane,
+        ssn: Ssn,
+        held_ms: u64,
         content: &'a [u8],
     },
     Parity {
@@ -116,9 +133,15 @@ pub(crate) fn read<'a>(r: &mut Reader<'a>) -> Result<Option<Frame<'a>>, Malforme
             let base = r.varint()?;
             Frame::Forget { lane, ranges: Box::new(Ranges::read(base, r)?) }
         }
-        _ if kind & !7 == SYMBOL => Frame::Symbol {
-            lane: Lane::from_wire(kind & 7).ok_or(Malformed)?,
+        _ if kind & !3 == SYMBOL => Frame::Symbol {
+            lane: Lane::from_wire(kind & 3).ok_or(Malformed)?,
             ssn: Ssn(r.varint()?),
+            content: r.take_rest(),
+        },
+        _ if kind & !3 == REPAIR => Frame::Repair {
+            lane: Lane::from_wire(kind & 3).ok_or(Malformed)?,
+            ssn: Ssn(r.varint()?),
+            held_ms: r.varint()?,
             content: r.take_rest(),
         },
         _ if kind & !7 == PARITY => Frame::Parity {
@@ -183,6 +206,18 @@ pub(crate) fn put_symbol_header(out: &mut Vec<u8>, lane: Lane, ssn: Ssn) {
 /// Bytes that [`put_symbol_header`] writes.
 pub(crate) fn symbol_header_len(ssn: Ssn) -> usize {
     1 + varint_len(ssn.0)
+}
+
+/// `held_ms` is written as [`MAX_HELD_MS`] if it is more.
+pub(crate) fn put_repair_header(out: &mut Vec<u8>, lane: Lane, ssn: Ssn, held_ms: u64) {
+    out.push(REPAIR | lane as u8);
+    put_varint(out, ssn.0);
+    put_varint(out, held_ms.min(MAX_HELD_MS));
+}
+
+/// Bytes that [`put_repair_header`] writes.
+pub(crate) fn repair_header_len(ssn: Ssn, held_ms: u64) -> usize {
+    1 + varint_len(ssn.0) + varint_len(held_ms.min(MAX_HELD_MS))
 }
 
 pub(crate) fn put_parity_header(out: &mut Vec<u8>, lane: Lane, header: ParityFields) {

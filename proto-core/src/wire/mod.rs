@@ -5,15 +5,17 @@
 pub(crate) mod ack;
 pub(crate) mod flow;
 pub(crate) mod frame;
+pub(crate) mod linkstate;
 pub(crate) mod packet;
 pub(crate) mod ranges;
+pub(crate) mod symbol;
 
 #[cfg(test)]
 mod tests;
 
 /// Version of everything in this room and of the handshake; stands in the Noise prologue and, so
 /// that a mismatch can be named, in the clear in every handshake packet.
-pub(crate) const PROTOCOL_VERSION: u8 = 2;
+pub(crate) const PROTOCOL_VERSION: u8 = 3;
 
 /// The largest number that a varint holds.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;

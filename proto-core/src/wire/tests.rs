@@ -5,16 +5,20 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::ack::{self, CounterPart, LanePart, LinkAck};
-use super::flow::{self, AckRanges, Body, Direction, FlowKey, Head, ResetCode};
+use super::flow::{
+    self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, ResetCode,
+};
 use super::frame::{self, Frame, ParityFields};
+use super::linkstate::{self, FragmentHead, Link};
 use super::packet::{
     COOKIE_LEN, Cookie, DataHeader, EPHEMERAL_LEN, Hello, INITIATION_LEN, InitiationPayload, KeyId,
     Packet, REJECT_LEN, RESPONSE_LEN, RejectReason, ResponsePayload, SessionIndex, TAG_LEN,
     put_cookie, put_initiation, put_reject, put_response,
 };
 use super::ranges::Ranges;
+use super::symbol::{self, Content};
 use super::{Reader, VARINT_MAX, put_varint, varint_len};
-use crate::ids::{Lane, NodeHash, Ssn};
+use crate::ids::{Incarnation, Lane, NodeHash, Ssn};
 
 /// Numbers of every encoded length, the bounds among them.
 fn number() -> impl Strategy<Value = u64> {
@@ -84,17 +88,19 @@ fn link_ack() -> impl Strategy<Value = LinkAck> {
 
 fn head() -> impl Strategy<Value = Head> {
     let nodes = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), number());
-    (nodes, any::<bool>(), any::<bool>(), 0u8..32).prop_map(|(n, back, marked, hops)| {
-        let key = FlowKey {
-            ingress: NodeHash(n.0),
-            ingress_life: n.1,
-            egress: NodeHash(n.2),
-            egress_life: n.3,
-            id: n.4,
-        };
-        let direction = if back { Direction::ToIngress } else { Direction::ToEgress };
-        Head { key, direction, marked, hops }
-    })
+    (nodes, any::<bool>(), any::<bool>(), 0u8..32, any::<u8>()).prop_map(
+        |(n, back, marked, hops, age)| {
+            let key = FlowKey {
+                ingress: NodeHash(n.0),
+                ingress_life: n.1,
+                egress: NodeHash(n.2),
+                egress_life: n.3,
+                id: n.4,
+            };
+            let direction = if back { Direction::ToIngress } else { Direction::ToEgress };
+            Head { key, direction, marked, hops, age: Age(age) }
+        },
+    )
 }
 
 /// A flow frame's body with what it borrows.
@@ -102,10 +108,11 @@ fn head() -> impl Strategy<Value = Head> {
 #[expect(clippy::large_enum_variant, reason = "a few of them at a time")]
 enum Owned {
     Data { offset: u64, fin: bool, open: Option<String>, data: Vec<u8> },
-    Ack { cumulative: u64, credit: u64, fin: bool, ranges: AckRanges },
+    Ack(FlowAck),
     Reset { code: u8, final_size: u64 },
     ResetAck,
-    Blocked { offset: u64 },
+    Ask { number: u64 },
+    Dropped { offset: u64, len: u64, reason: DropReason },
 }
 
 fn code(n: u8) -> ResetCode {
@@ -124,22 +131,27 @@ fn code(n: u8) -> ResetCode {
 fn body() -> impl Strategy<Value = Owned> {
     let open = proptest::option::of("[a-z0-9._-]{1,64}");
     let data = (number(), any::<bool>(), open, vec(any::<u8>(), 0..1500));
-    let ack = (number(), number(), any::<bool>(), steps(flow::MAX_RANGES));
+    let numbers = proptest::array::uniform4(number());
+    let ack = (numbers, any::<bool>(), steps(flow::MAX_RANGES));
     prop_oneof![
         data.prop_map(|(offset, fin, open, data)| {
             let offset = offset.min(VARINT_MAX - data.len() as u64);
             Owned::Data { offset, fin, open, data }
         }),
-        ack.prop_map(|(cumulative, credit, fin, steps)| {
+        ack.prop_map(|([cumulative, credit, marked, asked], fin, steps)| {
             let mut set = AckRanges::new();
             for (start, end) in ranges(cumulative, &steps) {
                 assert!(set.push(start, end));
             }
-            Owned::Ack { cumulative, credit, fin, ranges: set }
+            Owned::Ack(FlowAck { cumulative, credit, fin, marked, asked, ranges: set })
         }),
         (any::<u8>(), number()).prop_map(|(code, final_size)| Owned::Reset { code, final_size }),
         Just(Owned::ResetAck),
-        number().prop_map(|offset| Owned::Blocked { offset }),
+        number().prop_map(|number| Owned::Ask { number }),
+        (number(), number(), any::<bool>()).prop_map(|(offset, len, way)| {
+            let reason = if way { DropReason::NoWay } else { DropReason::Congestion };
+            Owned::Dropped { offset, len, reason }
+        }),
     ]
 }
 
@@ -152,14 +164,17 @@ fn put(out: &mut Vec<u8>, head: &Head, body: &Owned) {
             assert!(out.len() - at <= announced);
             out.extend_from_slice(data);
         }
-        Owned::Ack { cumulative, credit, fin, ranges } => {
+        Owned::Ack(ack) => {
             let at = out.len();
-            flow::put_ack(out, head, *cumulative, *credit, *fin, ranges);
+            flow::put_ack(out, head, ack);
             assert!(out.len() - at <= flow::MAX_FLOW_ACK_LEN);
         }
         Owned::Reset { code: n, final_size } => flow::put_reset(out, head, code(*n), *final_size),
         Owned::ResetAck => flow::put_reset_ack(out, head),
-        Owned::Blocked { offset } => flow::put_blocked(out, head, *offset),
+        Owned::Ask { number } => flow::put_ask(out, head, *number),
+        Owned::Dropped { offset, len, reason } => {
+            flow::put_dropped(out, head, *offset, *len, *reason);
+        }
     }
 }
 
@@ -169,15 +184,16 @@ fn same(body: &Body<'_>, owned: &Owned) -> bool {
             Body::Data { offset, fin, open, data },
             Owned::Data { offset: o, fin: f, open: s, data: d },
         ) => offset == o && fin == f && *open == s.as_deref() && data == d,
-        (
-            Body::Ack { cumulative, credit, fin, ranges },
-            Owned::Ack { cumulative: c, credit: w, fin: f, ranges: r },
-        ) => cumulative == c && credit == w && fin == f && ranges == r,
+        (Body::Ack(ack), Owned::Ack(other)) => ack == other,
         (Body::Reset { code: c, final_size }, Owned::Reset { code: n, final_size: f }) => {
             *c == code(*n) && final_size == f
         }
         (Body::ResetAck, Owned::ResetAck) => true,
-        (Body::Blocked { offset }, Owned::Blocked { offset: o }) => offset == o,
+        (Body::Ask { number }, Owned::Ask { number: n }) => number == n,
+        (
+            Body::Dropped { offset, len, reason },
+            Owned::Dropped { offset: o, len: l, reason: r },
+        ) => offset == o && len == l && reason == r,
         _ => false,
     }
 }
@@ -207,6 +223,10 @@ fn read_all(bytes: &[u8]) {
                 assert!(ssn.0 <= VARINT_MAX && rest == 0);
                 carried += content.len();
             }
+            Frame::Repair { ssn, held_ms, content, .. } => {
+                assert!(ssn.0 <= VARINT_MAX && held_ms <= VARINT_MAX && rest == 0);
+                carried += content.len();
+            }
             Frame::Parity { header, shard, .. } => {
                 assert!(header.first.0 <= VARINT_MAX && rest == 0);
                 carried += shard.len();
@@ -224,10 +244,18 @@ fn read_all(bytes: &[u8]) {
 
     let mut reader = Reader::new(bytes);
     let (mut left, mut carried) = (bytes.len(), 0);
-    while let Ok(Some((head, body))) = flow::read(&mut reader) {
+    while let Ok(Some(read)) = symbol::read(&mut reader) {
         let rest = reader.clone().take_rest().len();
         assert!(rest < left, "each frame takes something");
         left = rest;
+        let (head, body) = match read.content {
+            Content::Flow(head, body) => (head, body),
+            Content::LinkState(fragment) => {
+                check_fragment(&fragment);
+                assert!(read.raw.len() <= linkstate::MAX_LEN);
+                continue;
+            }
+        };
         assert!(head.key.id <= VARINT_MAX && head.hops < 32);
         match body {
             Body::Data { offset, open, data, .. } => {
@@ -235,16 +263,82 @@ fn read_all(bytes: &[u8]) {
                 assert!(open.is_none_or(|s| s.len() <= crate::ids::MAX_NAME_LEN));
                 carried += data.len();
             }
-            Body::Ack { cumulative, credit, ranges, .. } => {
-                assert!(credit <= VARINT_MAX && ranges.as_slice().len() <= flow::MAX_RANGES);
-                check_ranges(cumulative, ranges.as_slice());
+            Body::Ack(ack) => {
+                assert!(
+                    ack.credit <= VARINT_MAX && ack.ranges.as_slice().len() <= flow::MAX_RANGES
+                );
+                check_ranges(ack.cumulative, ack.ranges.as_slice());
             }
             Body::Reset { final_size, .. } => assert!(final_size <= VARINT_MAX),
-            Body::Blocked { offset } => assert!(offset <= VARINT_MAX),
+            Body::Ask { number } => assert!(number <= VARINT_MAX),
+            Body::Dropped { offset, len, .. } => assert!(offset.max(len) <= VARINT_MAX),
             Body::ResetAck => {}
         }
     }
     assert!(carried <= bytes.len());
+}
+
+fn check_fragment(fragment: &linkstate::Fragment<'_>) {
+    let head = &fragment.head;
+    assert!((1..=crate::ids::MAX_NAME_LEN).contains(&head.name.len()));
+    assert!(head.incarnation.0 < linkstate::MAX_INCARNATION && head.sequence <= VARINT_MAX);
+    assert!(head.fragment < head.fragments && head.fragments <= linkstate::MAX_FRAGMENTS);
+    assert!(fragment.links.len() <= linkstate::MAX_LINKS);
+    assert_eq!(fragment.links.count(), fragment.links.len(), "all of them can be read");
+    let longest = |link: Link| link.rtt_us.max(link.jitter_us);
+    assert!(fragment.links.map(longest).all(|micros| micros <= linkstate::MAX_MICROS));
+}
+
+/// A link-state frame with what it borrows.
+#[derive(Debug, Clone)]
+struct OwnedFragment {
+    name: String,
+    incarnation: u64,
+    sequence: u64,
+    fragment: u8,
+    fragments: u8,
+    relays: bool,
+    age_s: u64,
+    links: Vec<Link>,
+}
+
+impl OwnedFragment {
+    fn head(&self) -> FragmentHead<'_> {
+        FragmentHead {
+            name: &self.name,
+            incarnation: Incarnation(self.incarnation),
+            sequence: self.sequence,
+            fragment: self.fragment,
+            fragments: self.fragments,
+            relays: self.relays,
+            age_s: self.age_s,
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        linkstate::put(out, &self.head(), self.links.iter());
+    }
+}
+
+fn fragment() -> impl Strategy<Value = OwnedFragment> {
+    let micros = || (0u32..31, any::<u32>()).prop_map(|(bits, n)| n & ((1 << bits) - 1));
+    let link = (any::<u32>(), micros(), micros(), any::<u16>(), any::<u8>(), any::<bool>());
+    let link = link.prop_map(|(to, rtt_us, jitter_us, loss, burst, shaky)| Link {
+        to: NodeHash(to),
+        rtt_us,
+        jitter_us,
+        loss,
+        burst,
+        shaky,
+    });
+    let numbers = (0..linkstate::MAX_INCARNATION, number(), number(), any::<bool>());
+    let fragments = (1..=linkstate::MAX_FRAGMENTS).prop_flat_map(|n| (0..n, Just(n)));
+    let links = vec(link, 0..=linkstate::MAX_LINKS);
+    ("[a-zA-Z0-9._-]{1,64}", numbers, fragments, links).prop_map(
+        |(name, (incarnation, sequence, age_s, relays), (fragment, fragments), links)| {
+            OwnedFragment { name, incarnation, sequence, fragment, fragments, relays, age_s, links }
+        },
+    )
 }
 
 fn check_ranges(floor: u64, ranges: &[(u64, u64)]) {
@@ -281,6 +375,11 @@ fn link_frame() -> impl Strategy<Value = Vec<u8>> {
         (head(), body()).prop_map(|(head, body)| {
             let mut out = Vec::new();
             put(&mut out, &head, &body);
+            out
+        }),
+        fragment().prop_map(|fragment| {
+            let mut out = Vec::new();
+            fragment.put(&mut out);
             out
         }),
         (any::<u32>(), any::<[u8; 8]>(), bytes()).prop_map(|(index, key, noise)| {
@@ -347,6 +446,22 @@ proptest! {
     }
 
     #[test]
+    fn a_repair_says_how_long_it_was_held_and_fits_where_parity_does(
+        lane in lane(), ssn in number(), held in number(), content in vec(any::<u8>(), 0..1300),
+    ) {
+        let mut out = Vec::new();
+        frame::put_repair_header(&mut out, lane, Ssn(ssn), held);
+        prop_assert_eq!(out.len(), frame::repair_header_len(Ssn(ssn), held));
+        prop_assert!(out.len() <= frame::PARITY_HEADER_MAX + frame::SHARD_OVERHEAD);
+        out.extend_from_slice(&content);
+        let mut r = Reader::new(&out);
+        let held_ms = held.min(frame::MAX_HELD_MS);
+        let repair = Frame::Repair { lane, ssn: Ssn(ssn), held_ms, content: &content };
+        prop_assert_eq!(frame::read(&mut r), Ok(Some(repair)));
+        prop_assert_eq!(frame::read(&mut r), Ok(None));
+    }
+
+    #[test]
     fn frames_about_the_mtu_come_back(
         token: u64, size in number(), lane in lane(), floor in number(),
         steps in steps(frame::MAX_FORGET_RANGES), padding in 0usize..1500,
@@ -368,6 +483,62 @@ proptest! {
     }
 
     #[test]
+    fn link_state_comes_back_beside_flow_frames(
+        fragment in fragment(), head in head(), body in body(),
+    ) {
+        let mut out = Vec::new();
+        put(&mut out, &head, &body);
+        let at = out.len();
+        fragment.put(&mut out);
+        let end = out.len();
+        prop_assert!(end - at <= linkstate::MAX_LEN);
+        put(&mut out, &head, &body);
+        let mut reader = Reader::new(&out);
+        for turn in 0..3 {
+            let read = symbol::read(&mut reader).expect("valid").expect("there");
+            match read.content {
+                Content::Flow(read_head, read_body) => {
+                    prop_assert!(turn != 1 && read_head == head && same(&read_body, &body));
+                }
+                Content::LinkState(read_fragment) => {
+                    prop_assert_eq!((turn, read.raw), (1, &out[at..end]));
+                    prop_assert_eq!(read_fragment.head, fragment.head());
+                    prop_assert!(read_fragment.links.eq(fragment.links.iter().copied()));
+                }
+            }
+        }
+        prop_assert_eq!(symbol::read(&mut reader), Ok(None));
+        // Cut anywhere it is none.
+        for cut in at + 1..end {
+            prop_assert!(linkstate::read(&mut Reader::new(&out[at..cut])).is_err());
+        }
+    }
+
+    #[test]
+    fn link_state_beyond_the_limits_is_refused(fragment in fragment(), what in 0usize..6) {
+        let mut spoilt = fragment.clone();
+        let mut out = Vec::new();
+        match what {
+            0 => spoilt.incarnation |= linkstate::MAX_INCARNATION,
+            1 => spoilt.fragment = spoilt.fragments,
+            2 => spoilt.fragments = linkstate::MAX_FRAGMENTS + 1,
+            3 => spoilt.name.clear(),
+            4 => spoilt.name = "n".repeat(crate::ids::MAX_NAME_LEN + 1),
+            _ => {}
+        }
+        spoilt.put(&mut out);
+        if what == 5 {
+            // One link more than a fragment has.
+            let links = spoilt.links.len();
+            let mut none = Vec::new();
+            linkstate::put(&mut none, &spoilt.head(), [].iter());
+            out[none.len() - 1] = linkstate::MAX_LINKS as u8 + 1;
+            out.resize(out.len() + (linkstate::MAX_LINKS + 1 - links) * 16, 0);
+        }
+        prop_assert!(linkstate::read(&mut Reader::new(&out)).is_err());
+    }
+
+    #[test]
     fn frames_that_are_cut_say_the_same(
         frames in vec((head(), body()), 0..6), max in 1001usize..1500,
     ) {
@@ -375,7 +546,7 @@ proptest! {
         for (head, body) in &frames {
             put(&mut whole, head, body);
         }
-        prop_assert!(flow::cut(&whole, max, &mut pieces).is_ok());
+        prop_assert!(symbol::cut(&whole, max, &mut pieces).is_ok());
         let mut wanted = frames.iter();
         // The data frame in hand, and how much of it came.
         let mut open_frame: Option<(&(Head, Owned), usize)> = None;
@@ -502,7 +673,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..1500), kind in 0u8..0x60) {
+    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..1500), kind in 0u8..0x68) {
         read_all(&bytes);
         // With a kind that exists more often than chance has it.
         let mut bytes = bytes;

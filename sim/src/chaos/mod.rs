@@ -2,11 +2,13 @@
 //!
 //! While things go wrong, nothing may happen that must never happen (see [`crate::engine`]). Then the
 //! network heals, and within a bounded time every connection that has no excuse completes, every other
-//! one ends, nothing is left of them, and the mesh goes quiet.
+//! one ends, nothing is left of them, every node has a path to every other one, and the mesh goes quiet.
 
 mod draws;
+mod faults;
 mod run;
 mod sample;
+mod shape;
 
-pub use run::{MAX_PACKETS, run};
+pub use run::run;
 pub use sample::{Connected, MIN_BYTES, MIN_FAULTS, Sample};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use entrouter_proto::status::Status;
+
 use super::sample::Sample;
 use crate::engine::{Engine, Fault, HostId, LinkId, NatConfig, Trace};
 use crate::link::{LinkConfig, Loss};
@@ -9,15 +11,14 @@ use crate::mesh;
 use crate::outcome::Outcome;
 use crate::stage::RunError;
 
-/// Datagrams of a seed, at most.
-pub const MAX_PACKETS: u64 = 50_000;
-
 /// After the network healed, connections have so long to complete.
 const TO_COMPLETE: Duration = Duration::from_secs(120);
 /// Then, what is kept of closed connections for late packets has so long to go.
 const TO_FORGET: Duration = Duration::from_secs(60);
 /// Then it is counted what an idle mesh sends in that time.
 const TO_LISTEN: Duration = Duration::from_secs(20);
+/// Each node says anew what its links are like, that often if nothing changes, give or take a tenth.
+const REFRESH: Duration = Duration::from_secs(60);
 
 /// Runs a sample. What went wrong is among the violations of the outcome.
 ///
@@ -40,8 +41,9 @@ pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, RunError> {
     engine.check();
     engine.trace().finish()?;
     let mut outcome = engine.outcome("chaos");
-    if outcome.packets > MAX_PACKETS {
-        failures.push(format!("{} packets, wanted at most {MAX_PACKETS}", outcome.packets));
+    let most = sample.max_packets();
+    if outcome.packets > most {
+        failures.push(format!("{} packets, wanted at most {most}", outcome.packets));
     }
     outcome.violations.append(&mut failures);
     Ok(outcome)
@@ -95,37 +97,86 @@ fn heal(engine: &mut Engine, sample: &Sample) {
     }
 }
 
-/// Nothing is left of connections, and probes and new keys are all that is sent.
+/// Nothing is left of connections, everyone has a way to everyone else, and probes, new keys and what
+/// keeps the ways known are all that is sent.
 fn go_quiet(engine: &mut Engine, sample: &Sample) -> Vec<String> {
-    let mut failures = Vec::new();
     let done = Duration::from_nanos(engine.now().as_nanos());
     engine.run_until(done + TO_FORGET);
-    let before = engine.packets();
+    let ways = || (0..sample.links.len() * 2).map(LinkId::nth);
+    let before: Vec<u64> = ways().map(|way| engine.counters(way).offered).collect();
     engine.run_until(done + TO_FORGET + TO_LISTEN);
-    let sent = engine.packets() - before;
-    // Each way: a PING and a PONG per interval, which varies by a tenth; a handshake and what it
-    // makes the ends tell each other; a margin for losses.
-    let listen = TO_LISTEN.as_secs_f64();
-    let probes = listen / sample.probe_interval.as_secs_f64() * 1.2 * 2.0;
-    let keys = listen / sample.rekey_after.as_secs_f64() * 8.0;
-    let most = (sample.links.len() * 2) as f64 * (probes + keys + 20.0);
-    if sent as f64 > most {
-        failures.push(format!("an idle mesh sent {sent} packets in {TO_LISTEN:?}"));
+    let most = most_when_idle(sample);
+    let mut failures = Vec::new();
+    for (way, before) in ways().zip(before) {
+        let sent = engine.counters(way).offered - before;
+        if sent > most {
+            let name = engine.link_name(way);
+            let told = format!("{sent} packets in {TO_LISTEN:?}, wanted at most {most}");
+            failures.push(format!("an idle mesh sent over {name} {told}"));
+        }
     }
     for host in (0..sample.pops.len()).map(HostId) {
-        let name = &sample.pops[host.0].name;
-        let Some(status) = engine.status(host) else {
-            failures.push(format!("{name} is down"));
-            continue;
-        };
-        let peers = sample.links.iter().filter(|l| l.ends.0 == host || l.ends.1 == host).count();
-        if status.peers_up != peers {
-            failures.push(format!("{name} has {} of {peers} peers up", status.peers_up));
-        }
-        let (flows, bytes) = (status.tcp_flows, status.flow_memory.reserved);
-        if (flows, bytes) != (0, 0) {
-            failures.push(format!("{name} holds {flows} flows and {bytes} bytes for them"));
+        match engine.status(host) {
+            Some(status) => leftovers(sample, host, &status, &mut failures),
+            None => failures.push(format!("{} is down", sample.pops[host.0].name)),
         }
     }
     failures
+}
+
+/// Datagrams that may go one way of a link while we listen.
+fn most_when_idle(sample: &Sample) -> u64 {
+    let listen = TO_LISTEN.as_secs_f64();
+    // A PING and a PONG per interval, which varies by a tenth.
+    let probes = listen / sample.probe_interval.as_secs_f64() * 1.2 * 2.0;
+    // A handshake and what it makes the ends tell each other.
+    let keys = listen / sample.rekey_after.as_secs_f64() * 8.0;
+    // What each node says of its links, once if all is as it was, and goes over every link: the frame, a
+    // repair, the acknowledgement, and parity by what the link's loss was taken for when all went wrong.
+    let refreshes = (TO_LISTEN.as_secs_f64() / REFRESH.mul_f64(0.9).as_secs_f64()).ceil();
+    let states = refreshes * sample.pops.len() as f64 * 10.0;
+    // And a margin for losses, and for a measurement that is told anew.
+    (probes + keys + states + 20.0) as u64
+}
+
+/// What a node has that it should not have any more, or lacks.
+fn leftovers(sample: &Sample, host: HostId, status: &Status, failures: &mut Vec<String>) {
+    let name = &sample.pops[host.0].name;
+    let peers = sample.links.iter().filter(|l| l.ends.0 == host || l.ends.1 == host).count();
+    if status.peers_up != peers {
+        failures.push(format!("{name} has {} of {peers} peers up", status.peers_up));
+    }
+    for peer in status.peers.iter().filter(|peer| peer.suspect) {
+        failures.push(format!("{name} suspects {}", peer.node_id));
+    }
+    let (flows, bytes) = (status.tcp_flows, status.flow_memory.reserved);
+    if (flows, bytes) != (0, 0) {
+        failures.push(format!("{name} holds {flows} flows and {bytes} bytes for them"));
+    }
+    let waiting = status.transit.waiting_bytes;
+    if waiting != 0 {
+        failures.push(format!("{name} holds {waiting} bytes of others"));
+    }
+    for to in sample.pops.iter().filter(|to| to.name != *name) {
+        // Links join all hosts, so that there is a way.
+        match status.paths.iter().find(|path| path.to == to.name) {
+            None => failures.push(format!("{name} has no path to {}", to.name)),
+            Some(path) if !leads(sample, &path.via, name, &to.name) => {
+                failures.push(format!("{name} goes to {} by {:?}", to.name, path.via));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Whether links lead along `via` from one host to the other.
+fn leads(sample: &Sample, via: &[String], from: &str, to: &str) -> bool {
+    let host = |name: &String| sample.pops.iter().position(|pop| pop.name == *name).map(HostId);
+    let linked = |pair: &[String]| {
+        let (Some(a), Some(b)) = (host(&pair[0]), host(&pair[1])) else { return false };
+        sample.links.iter().any(|link| link.ends == (a, b) || link.ends == (b, a))
+    };
+    via.first().is_some_and(|first| first == from)
+        && via.last().is_some_and(|last| last == to)
+        && via.windows(2).all(linked)
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::draws::Draws;
-use crate::engine::{Fault, HostId, LinkId, Rebind};
-use crate::link::{Burst, Jitter, LinkConfig, Loss, QueueLimit, Rate, Reorder};
+use super::faults::Faults;
+use super::shape::links;
+use crate::engine::{Fault, HostId};
+use crate::link::LinkConfig;
 use crate::mesh::Pop;
 use crate::seed::Seed;
 use crate::traffic::{Amount, Arrivals, Habits, Kind, Plan, Workload};
@@ -16,6 +18,12 @@ use crate::traffic::{Amount, Arrivals, Habits, Kind, Plan, Workload};
 pub const MIN_BYTES: u64 = 2_000_000;
 /// Of which one workload moves at most so many: a seed is many small things, not one large.
 const MAX_BYTES: u64 = 1_000_000;
+/// Datagrams of a seed with one link, at most.
+const MAX_PACKETS: u64 = 50_000;
+/// And for each further link.
+const MAX_PACKETS_OF_LINK: u64 = 8_000;
+/// PoPs of the largest mesh.
+pub(super) const MOST_POPS: usize = 12;
 /// What goes wrong in a seed, at least.
 pub const MIN_FAULTS: usize = 3;
 
@@ -66,7 +74,8 @@ impl Sample {
     pub fn new(seed: u64) -> Self {
         let seed = Seed::new(seed);
         let mut draws = Draws::new(seed, "mesh");
-        let count = draws.pick(&[2, 2, 2, 3, 3, 4]);
+        let count = draws.pick(&[2, 2, 2, 3, 3, 4, 5, 6, 7]);
+        let count = if count == 7 { draws.between(7, MOST_POPS as u64) as usize } else { count };
         let scarce = draws.one_in(6);
         // Probes of many links at the shortest interval would be most of what a seed sends.
         let shortest = if count == 2 { 100 } else { 500 };
@@ -84,7 +93,7 @@ impl Sample {
             .map(|_| draws.pick(&[0, 0, 1, -1]) * draws.millis(1, 90_000).as_nanos() as i64)
             .collect();
         let links = links(seed, count);
-        let workloads = workloads(seed, &links);
+        let workloads = workloads(seed, count);
         let heals_at = draws.millis(30_000, 40_000);
         let (mut faults, misfortunes) = Faults::new(seed, count, &links, mobile, heals_at).sample();
         if scarce {
@@ -107,6 +116,13 @@ impl Sample {
             probe_interval,
             rekey_after,
         }
+    }
+
+    /// Datagrams that a run sends at most: those of the traffic go over several links, and each link has
+    /// its probes.
+    #[must_use]
+    pub fn max_packets(&self) -> u64 {
+        MAX_PACKETS + MAX_PACKETS_OF_LINK * (self.links.len() as u64 - 1)
     }
 
     /// Application bytes of all connections, if none is reset.
@@ -139,71 +155,12 @@ fn config(draws: &mut Draws, scarce: bool, probe_ms: u64, rekey_s: u64) -> Table
     table
 }
 
-/// A mesh in which every host has a neighbour.
-fn links(seed: Seed, count: usize) -> Vec<Connected> {
-    let mut draws = Draws::new(seed, "links");
-    let mut ends: Vec<(usize, usize)> = (1..count).map(|b| (draws.index(b), b)).collect();
-    for b in 1..count {
-        for a in 0..b {
-            if !ends.contains(&(a, b)) && draws.one_in(2) {
-                ends.push((a, b));
-            }
-        }
-    }
-    let mut connect = |(a, b)| Connected {
-        ends: (HostId(a), HostId(b)),
-        forth: link(&mut draws),
-        back: link(&mut draws),
-    };
-    ends.into_iter().map(&mut connect).collect()
-}
-
-/// One direction.
-pub(super) fn link(draws: &mut Draws) -> LinkConfig {
-    let delay = draws.millis(1, 120);
-    let loss = draws.pick(&[0.0, 0.0, 0.005, 0.02, 0.05, 0.15, 0.3]);
-    let loss = match draws.between(0, 2) {
-        _ if loss == 0.0 => Loss::None,
-        0 => {
-            // Longer ones, in packets, could swallow every attempt at a handshake for ten seconds.
-            let mean_burst = Burst::Packets(draws.between(2, 3) as f64);
-            Loss::GilbertElliott { average: loss, mean_burst }
-        }
-        1 => {
-            let mean_burst = Burst::Time(draws.millis(1, 60));
-            Loss::GilbertElliott { average: loss, mean_burst }
-        }
-        _ => Loss::Bernoulli { average: loss },
-    };
-    let queue = match draws.one_in(2) {
-        true => QueueLimit::Time(draws.millis(5, 300)),
-        false => QueueLimit::Bytes(draws.between(4_000, 400_000)),
-    };
-    let mark_above = draws.one_in(4).then_some(QueueLimit::Time(Duration::from_millis(5)));
-    let mbps = draws.pick(&[2.0, 5.0, 20.0, 100.0]);
-    let reorders = draws.one_in(2);
-    let range = draws.millis(0, delay.as_millis() as u64);
-    let share = |draws: &mut Draws| draws.pick(&[0.0, 0.0, 0.0, 0.01, 0.1]);
-    LinkConfig {
-        mtu: draws.one_in(4).then(|| draws.between(1_280, 1_500) as usize),
-        rate: (!draws.one_in(4)).then_some(Rate { mbps, queue, mark_above }),
-        loss,
-        delay,
-        jitter: draws.one_in(3).then_some(Jitter { range, reorders }),
-        reorder: draws.one_in(4).then(|| Reorder { probability: 0.02, by: draws.millis(1, 100) }),
-        duplicate: share(draws),
-        corrupt: share(draws),
-        replay: share(draws),
-    }
-}
-
-/// Connections of all kinds, over links chosen by chance, of `MIN_BYTES` in all.
-fn workloads(seed: Seed, links: &[Connected]) -> Vec<Workload> {
+/// Connections of all kinds, between hosts chosen by chance, of `MIN_BYTES` in all.
+fn workloads(seed: Seed, count: usize) -> Vec<Workload> {
     let (mut draws, mut rests) = (Draws::new(seed, "workloads"), Draws::new(seed, "rests"));
     let mut all: Vec<Workload> = Vec::new();
     while all.len() < 4 || all.iter().filter(|w| !w.refused).map(bytes).sum::<u64>() < MIN_BYTES {
-        let (a, b) = links[draws.index(links.len())].ends;
-        let (from, to) = if draws.one_in(2) { (a, b) } else { (b, a) };
+        let (from, to) = ends(&mut draws, count);
         let kind = kind(&mut draws);
         let small = matches!(kind, Kind::Exchanges { .. });
         let start = draws.millis(0, 20_000);
@@ -229,6 +186,14 @@ fn workloads(seed: Seed, links: &[Connected]) -> Vec<Workload> {
         }
     }
     all
+}
+
+/// A host and another one; in a mesh now and then the same.
+fn ends(draws: &mut Draws, count: usize) -> (HostId, HostId) {
+    let from = draws.index(count);
+    let own = count > 2 && draws.one_in(10);
+    let to = if own { from } else { (from + 1 + draws.index(count - 1)) % count };
+    (HostId(from), HostId(to))
 }
 
 fn kind(draws: &mut Draws) -> Kind {
@@ -275,177 +240,6 @@ fn bytes(workload: &Workload) -> u64 {
         Kind::Download(Amount::For(_)) | Kind::Upload(Amount::For(_)) => 0,
     };
     times * each
-}
-
-/// Faults that leave every connection a way to complete, or an excuse.
-struct Faults<'a> {
-    draws: Draws,
-    hosts: usize,
-    links: &'a [Connected],
-    mobile: Option<HostId>,
-    end: Duration,
-    /// What went wrong; a fault that mends another is none.
-    misfortunes: usize,
-    found: Vec<(Duration, Fault)>,
-}
-
-impl<'a> Faults<'a> {
-    fn new(
-        seed: Seed,
-        hosts: usize,
-        links: &'a [Connected],
-        mobile: Option<HostId>,
-        heals_at: Duration,
-    ) -> Self {
-        let end = heals_at - Duration::from_secs(1);
-        Self {
-            draws: Draws::new(seed, "faults"),
-            hosts,
-            links,
-            mobile,
-            end,
-            misfortunes: 0,
-            found: Vec::new(),
-        }
-    }
-
-    fn sample(mut self) -> (Vec<(Duration, Fault)>, usize) {
-        self.outages();
-        let more = self.draws.between(1, 6) as usize;
-        while self.misfortunes < MIN_FAULTS + more {
-            self.nuisance();
-        }
-        self.found.sort_by_key(|(at, _)| *at);
-        (self.found, self.misfortunes)
-    }
-
-    fn add(&mut self, at: Duration, fault: Fault) {
-        self.found.push((at.min(self.end), fault));
-    }
-
-    fn host(&mut self) -> HostId {
-        HostId(self.draws.index(self.hosts))
-    }
-
-    fn link(&mut self) -> LinkId {
-        // The engine numbers both directions of each link, in order.
-        LinkId::nth(self.draws.index(self.links.len() * 2))
-    }
-
-    fn configured(&self, way: LinkId) -> &LinkConfig {
-        let link = &self.links[way.index() / 2];
-        if way.index().is_multiple_of(2) { &link.forth } else { &link.back }
-    }
-
-    /// What lets nothing through for a while: one after the other, with time to recover between.
-    fn outages(&mut self) {
-        let mut at = self.draws.millis(500, 12_000);
-        while at < self.end {
-            self.misfortunes += 1;
-            let mut over = at + self.draws.millis(50, 6_000);
-            match self.draws.between(0, 6) {
-                0 => {
-                    let link = self.link();
-                    self.add(at, Fault::Clog(link));
-                    self.add(over, Fault::Release(link));
-                }
-                1 => {
-                    let link = self.link();
-                    self.add(at, Fault::Cut(link));
-                    self.add(over, Fault::Mend(link));
-                }
-                2 => {
-                    let sides = self.sides();
-                    self.add(at, Fault::Partition(sides));
-                    self.add(over, Fault::Heal);
-                }
-                3 => {
-                    // So long that connections are given up.
-                    over = at + self.draws.millis(8_000, 40_000);
-                    let sides = self.sides();
-                    self.add(at, Fault::Excuse(Some("there was no way for long")));
-                    self.add(at, Fault::Partition(sides));
-                    self.add(over, Fault::Heal);
-                    self.add(over, Fault::Excuse(None));
-                }
-                4 => {
-                    let host = self.host();
-                    over = at + self.draws.millis(12_000, 16_000);
-                    self.add(at, Fault::Drain(host));
-                    self.restart(over, host);
-                }
-                _ => {
-                    let host = self.host();
-                    self.add(at, Fault::Crash(host));
-                    self.restart(over, host);
-                }
-            }
-            at = over + self.draws.millis(4_000, 15_000);
-        }
-    }
-
-    fn restart(&mut self, at: Duration, host: HostId) {
-        let step = self.draws.pick(&[0, 0, 1, -1]) * self.draws.millis(1, 90_000).as_nanos() as i64;
-        self.add(at, Fault::Restart(host, step));
-    }
-
-    /// Two sets of hosts.
-    fn sides(&mut self) -> Vec<Vec<HostId>> {
-        let cut = self.draws.between(1, (1 << self.hosts) - 2);
-        let side =
-            |which| (0..self.hosts).filter(|host| (cut >> host) & 1 == which).map(HostId).collect();
-        vec![side(0), side(1)]
-    }
-
-    /// What makes things worse, but lets something through.
-    fn nuisance(&mut self) {
-        self.misfortunes += 1;
-        let last = self.end.as_millis() as u64;
-        let at = self.draws.millis(100, last);
-        match self.draws.between(0, 6) {
-            6 => {
-                // The path carries less from one packet to the next, for a while or until the end.
-                let narrowed = self.link();
-                let over = at + self.draws.millis(2_000, 30_000);
-                let restored = self.configured(narrowed).clone();
-                let mtu = Some(self.draws.between(1_280, 1_500) as usize);
-                let config = LinkConfig { mtu, ..restored.clone() };
-                self.add(at, Fault::Change(narrowed, config));
-                self.add(over, Fault::Change(narrowed, restored));
-            }
-            0 => {
-                let changed = self.link();
-                let over = at + self.draws.millis(100, 10_000);
-                let restored = self.configured(changed).clone();
-                let config = link(&mut self.draws);
-                self.add(at, Fault::Change(changed, config));
-                self.add(over, Fault::Change(changed, restored));
-            }
-            1 | 2 if self.mobile.is_some() => {
-                let what = self.draws.pick(&[Rebind::Port, Rebind::Addr]);
-                if let Some(host) = self.mobile {
-                    self.add(at, Fault::Rebind(host, what));
-                }
-            }
-            3 => {
-                let host = self.host();
-                let over = at + self.draws.millis(100, 5_000);
-                self.add(at, Fault::Origins { host, refuse: true });
-                self.add(over, Fault::Origins { host, refuse: false });
-            }
-            4 => {
-                let host = self.host();
-                self.add(at, Fault::OriginsDie(host));
-            }
-            _ => {
-                // A short hiccup in one direction.
-                let link = self.link();
-                let over = at + self.draws.millis(10, 900);
-                self.add(at, Fault::Clog(link));
-                self.add(over, Fault::Release(link));
-            }
-        }
-    }
 }
 
 impl fmt::Display for Sample {

@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 #[cfg(feature = "compare")]
 use crate::quic::Congestion;
 use crate::report::{Page, Run, System, render};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, LinkSpec, Scenario};
 use crate::stage::{self, Carrier};
 
 /// Interval of samples.
@@ -131,20 +131,33 @@ fn jobs(scenarios: &[Scenario], alone: bool) -> (Vec<(System, Job<'_>)>, Option<
     (jobs, why)
 }
 
-/// A run with the parameters of the link that its first workload goes over: of its two directions,
-/// the greater.
+/// A run with the parameters of the way that its first workload goes: of the two directions of each
+/// link, the greater.
 fn described(scenario: &Scenario, outcome: Outcome) -> Run {
-    let link = scenario.workloads.first().and_then(|workload| scenario.links.get(workload.link.0));
-    let greater = |of: fn(&LinkConfig) -> Option<f64>| {
-        let link = link?;
-        [of(&link.forth), of(&link.back)].into_iter().flatten().reduce(f64::max)
+    let path = scenario.workloads.first().map(|workload| &workload.path);
+    let links: Vec<_> = path
+        .iter()
+        .flat_map(|path| &path.links)
+        .filter_map(|link| scenario.links.get(link.0))
+        .collect();
+    // Of each link the greater, of all links together what `join` makes of two.
+    let along = |of: fn(&LinkConfig) -> Option<f64>, join: fn(f64, f64) -> f64| {
+        let greater = links.iter().filter_map(|link| {
+            [of(&link.forth), of(&link.back)].into_iter().flatten().reduce(f64::max)
+        });
+        greater.reduce(join)
     };
+    let either = |a: f64, b: f64| a + b - a * b / 100.0;
+    let worst = links.iter().copied().max_by(|a, b| {
+        let loss = |link: &LinkSpec| loss_pct(link.forth.loss).max(loss_pct(link.back.loss));
+        loss(a).total_cmp(&loss(b))
+    });
     Run {
         case: scenario.case.clone().unwrap_or_else(|| scenario.name.clone()),
-        loss_pct: greater(|config| Some(loss_pct(config.loss))),
-        rtt_ms: link.map(|link| link.rtt.as_secs_f64() * 1e3),
-        rate_mbps: greater(|config| config.rate.map(|rate| rate.mbps)),
-        bursts: link.map_or_else(String::new, |link| bursts(&link.forth, &link.back)),
+        loss_pct: along(|config| Some(loss_pct(config.loss)), either),
+        rtt_ms: path.map(|path| path.rtt.as_secs_f64() * 1e3),
+        rate_mbps: along(|config| config.rate.map(|rate| rate.mbps), f64::min),
+        bursts: worst.map_or_else(String::new, |link| bursts(&link.forth, &link.back)),
         outcome,
         direct: BTreeMap::new(),
     }

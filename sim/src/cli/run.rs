@@ -93,6 +93,15 @@ fn told(scenario: &Scenario, outcome: &Outcome, took: Duration) -> String {
     for table in [workloads(outcome), links(outcome), tunnels(outcome)] {
         let _ = writeln!(text, "{}\n", table.text());
     }
+    // Between two PoPs there is nothing to relay, and one way.
+    if scenario.pops.len() > 2 {
+        for table in [nodes(outcome), routes(scenario, outcome)] {
+            let _ = writeln!(text, "{}\n", table.text());
+        }
+        if let Some(converged) = outcome.converged_s {
+            let _ = writeln!(text, "converged {converged:.1} s after the last start\n");
+        }
+    }
     for expected in &outcome.expectations {
         let verdict = if expected.held { "ok    " } else { "FAILED" };
         let _ = writeln!(text, "{verdict}  {}  (found {})", expected.text, expected.found);
@@ -182,6 +191,70 @@ fn tunnels(outcome: &Outcome) -> Table {
         let mut row = vec![name.clone()];
         row.extend(columns.map(grouped));
         table.row(row);
+    }
+    table
+}
+
+/// What was relayed for others, and what became of routes.
+fn nodes(outcome: &Outcome) -> Table {
+    let head = [
+        "node",
+        "relayed",
+        "marked",
+        "full",
+        "no way",
+        "hops",
+        "old",
+        "moved",
+        "wait p99 ms",
+        "sent again",
+        "routes changed",
+        "suspected",
+    ];
+    let mut table = Table::new(&head);
+    for (name, n) in &outcome.nodes {
+        let relayed = [
+            n.transit_frames,
+            n.marked,
+            n.dropped_full,
+            n.dropped_no_way,
+            n.dropped_hops,
+            n.dropped_old,
+            n.moved,
+        ];
+        let mut row = vec![name.clone()];
+        row.extend(relayed.map(grouped));
+        row.push(format!("{:.1}", n.wait_p99_us as f64 / 1e3));
+        row.extend([n.resent_bytes, n.route_changes, n.suspected].map(grouped));
+        table.row(row);
+    }
+    table
+}
+
+/// Routes between the ends of a workload, and those that changed, up to so many.
+const ROUTES: usize = 16;
+/// Of one route the first changes.
+const CHANGES: usize = 8;
+
+fn routes(scenario: &Scenario, outcome: &Outcome) -> Table {
+    let ends: Vec<_> =
+        scenario.workloads.iter().map(|w| scenario.direction_name(w.from, w.to)).collect();
+    let mut shown: Vec<_> = outcome
+        .routes
+        .iter()
+        .filter(|(pair, ways)| ends.contains(pair) || ways.len() > 1)
+        .collect();
+    let all = shown.len();
+    shown.sort_by_key(|(pair, _)| !ends.contains(pair));
+    let mut table = Table::new(&["route", "changes", "way, and since when"]);
+    for (pair, ways) in shown.into_iter().take(ROUTES) {
+        let told = ways.iter().take(CHANGES).map(|(at, way)| format!("{way} {at:.1} s"));
+        let more = if ways.len() > CHANGES { ", …" } else { "" };
+        let told = format!("{}{more}", told.collect::<Vec<_>>().join(", "));
+        table.row(vec![pair.clone(), grouped(ways.len().saturating_sub(1) as u64), told]);
+    }
+    if all > ROUTES {
+        table.row(vec![format!("and {} more", all - ROUTES)]);
     }
     table
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use entrouter_proto::ConnId;
 
 use super::core::{Core, MakeCore};
-use crate::outcome::TunnelOutcome;
+use crate::outcome::{NodeOutcome, TunnelOutcome};
 use crate::time::Time;
 use crate::traffic::Side;
 
@@ -109,6 +109,8 @@ pub(super) struct Host {
     pub accepted_packets: Vec<u64>,
     /// What earlier lives counted, by peer.
     pub past: BTreeMap<String, TunnelOutcome>,
+    /// And beyond tunnels.
+    pub past_node: NodeOutcome,
 }
 
 impl Host {
@@ -131,6 +133,7 @@ impl Host {
             nonces: BTreeMap::new(),
             accepted_packets: Vec::new(),
             past: BTreeMap::new(),
+            past_node: NodeOutcome::default(),
         }
     }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use entrouter_proto::status::{PeerStatus, Status};
 
 use super::queue::Event;
-use super::{Engine, HostId};
-use crate::outcome::{LinkSeries, Outcome, Series, TunnelOutcome, TunnelSeries};
+use super::{Engine, HostId, LinkId};
+use crate::link::LinkCounters;
+use crate::outcome::{LinkSeries, NodeOutcome, Outcome, Series, TunnelOutcome, TunnelSeries};
 use crate::time::Time;
 
 /// Between two looks; less if a sample is due.
@@ -88,9 +89,12 @@ impl Engine {
     /// Checks what must hold at every moment and is not checked as it happens.
     pub fn check(&mut self) {
         let mut found = Vec::new();
-        for host in &self.hosts {
+        for id in (0..self.hosts.len()).map(HostId) {
+            let status = self.status(id);
+            self.see_routes(id, status.as_ref().map_or(&[], |status| &status.paths));
+            let host = &self.hosts[id.0];
             let Some(core) = &host.core else { continue };
-            for peer in core.status(self.instant()).iter().flat_map(|status| &status.peers) {
+            for peer in status.iter().flat_map(|status| &status.peers) {
                 let (blocks, from) = (peer.counters.fec_corrupt, &peer.node_id);
                 if blocks > 0 {
                     found.push(format!(
@@ -183,6 +187,42 @@ impl Engine {
             let past = self.hosts[id.0].past.entry(peer.node_id.clone()).or_default();
             add(past, peer);
         }
+        let past = &mut self.hosts[id.0].past_node;
+        *past = past.and(&NodeOutcome::of(&status));
+    }
+
+    /// Keeps what the nodes will have counted at `at` after the start, for
+    /// [`Outcome::nodes_at`]; to be asked for before time passes.
+    pub fn snapshot(&mut self, at: Duration) {
+        self.queue.put(Time::ZERO + at, Event::Snapshot);
+    }
+
+    pub(super) fn take_snapshot(&mut self) {
+        let at = self.now.as_nanos() / 1_000_000;
+        let nodes = self.nodes();
+        self.snapshots.insert(at, nodes);
+    }
+
+    /// What each node has counted so far.
+    fn nodes(&self) -> BTreeMap<String, NodeOutcome> {
+        let node = |(id, host): (usize, &super::host::Host)| {
+            let status = self.status(HostId(id));
+            let now = status.as_ref().map(NodeOutcome::of).unwrap_or_default();
+            (host.name.clone(), host.past_node.and(&now))
+        };
+        self.hosts.iter().enumerate().map(node).collect()
+    }
+
+    /// What happened to the packets of one direction of a link so far.
+    #[must_use]
+    pub fn counters(&self, way: LinkId) -> LinkCounters {
+        self.network.links[way.0].link.counters()
+    }
+
+    /// What one direction of a link is called: `from>to`.
+    #[must_use]
+    pub fn link_name(&self, way: LinkId) -> &str {
+        &self.network.links[way.0].name
     }
 
     /// What was found out so far.
@@ -211,6 +251,11 @@ impl Engine {
             queues: links.map(|way| (way.name.clone(), way.watch.outcome())).collect(),
             wire_per_byte: None,
             tunnels,
+            nodes: self.nodes(),
+            nodes_at: self.snapshots.clone(),
+            routes: self.routes(),
+            converged_s: self.converged(),
+            quiet_kbps: None,
             expectations: Vec::new(),
             series: self.sampler.as_ref().map(|sampler| sampler.series.clone()),
         }

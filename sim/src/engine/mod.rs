@@ -28,6 +28,7 @@ mod look;
 mod network;
 mod packet;
 mod queue;
+mod routes;
 mod tcp;
 mod trace;
 mod watch;
@@ -49,6 +50,7 @@ pub use network::{LinkId, NatConfig};
 pub use trace::{Difference, Trace, diff};
 
 use crate::link::{LinkConfig, LinkConfigError};
+use crate::outcome::NodeOutcome;
 use crate::seed::Seed;
 use crate::time::Time;
 use crate::traffic::{Arrivals, Deal, Meter, Workload};
@@ -57,6 +59,7 @@ use keystream::Keystreams;
 use look::Sampler;
 use network::Network;
 use queue::{Event, EventQueue};
+use routes::Routes;
 
 /// What a right wall clock shows when a run begins: 2027-01-15, 08:00 UTC.
 pub const UNIX_START: Duration = Duration::from_secs(1_800_000_000);
@@ -141,6 +144,11 @@ pub struct Engine {
     keystreams: BTreeMap<(HostId, HostId), Keystreams>,
     packets: u64,
     sampler: Option<Sampler>,
+    routes: Routes,
+    /// Those whose routes are looked at more often.
+    watched: Vec<HostId>,
+    /// What the nodes had counted at some times, by milliseconds.
+    snapshots: BTreeMap<u64, BTreeMap<String, NodeOutcome>>,
     buffers: Buffers,
     /// There is an event for the next look.
     looking: bool,
@@ -186,6 +194,9 @@ impl Engine {
             keystreams: BTreeMap::new(),
             packets: 0,
             sampler: None,
+            routes: Routes::default(),
+            watched: Vec::new(),
+            snapshots: BTreeMap::new(),
             buffers: Buffers::default(),
             looking: false,
         }
@@ -373,6 +384,8 @@ impl Engine {
             Event::Dialled(host, conn) => self.dialled(host, conn),
             Event::Fault(nth) => self.fail(nth),
             Event::Look => self.look(),
+            Event::Routes => self.look_at_watched(),
+            Event::Snapshot => self.take_snapshot(),
         }
     }
 
@@ -450,6 +463,7 @@ fn reason(why: TimerReason) -> &'static str {
     match why {
         TimerReason::Output => "output",
         TimerReason::Handshake => "handshake",
+        TimerReason::Mesh => "mesh",
         TimerReason::Probe => "probe",
         TimerReason::Recovery => "recovery",
         TimerReason::Fec => "fec",

@@ -29,6 +29,10 @@ pub(super) enum Event {
     Fault(usize),
     /// Time to look at tables, and to take a sample.
     Look,
+    /// Time to look at the routes that are watched.
+    Routes,
+    /// Time to keep what the nodes counted so far.
+    Snapshot,
 }
 
 /// Events in order of time, and of two at the same time in the order in which they were put in.

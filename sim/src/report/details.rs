@@ -35,6 +35,7 @@ pub(super) fn section(run: &Run, number: usize, open: bool) -> Result<String, Re
     html += &expectations(outcome);
     html += &workloads(&outcome.workloads);
     html += &tunnels(outcome);
+    html += &nodes(outcome);
     html += &links(outcome);
     html += &queues(outcome);
     html += "</div>\n</div>\n</details>\n";
@@ -195,6 +196,34 @@ fn tunnels(outcome: &Outcome) -> String {
             ("Recovered by FEC", |t| count(t.fec_recovered)),
             ("Arrived twice", |t| count(t.duplicates_in)),
             ("Handshakes", |t| count(t.handshakes)),
+        ],
+    )
+}
+
+/// What nodes relayed, if any relayed anything, and what became of routes.
+fn nodes(outcome: &Outcome) -> String {
+    if outcome.nodes.len() < 3 {
+        return String::new();
+    }
+    columns(
+        "Nodes",
+        &outcome.nodes,
+        escape,
+        &[
+            ("Frames relayed", |n| count(n.transit_frames)),
+            ("bytes of them", |n| bytes(n.transit_bytes)),
+            ("marked", |n| count(n.marked)),
+            ("Waiting time, median, ms", |n| human(n.wait_p50_us as f64 / 1e3)),
+            ("99th percentile, ms", |n| human(n.wait_p99_us as f64 / 1e3)),
+            ("greatest, ms", |n| human(n.wait_max_us as f64 / 1e3)),
+            ("Dropped, queue full", |n| count(n.dropped_full)),
+            ("no way on", |n| count(n.dropped_no_way)),
+            ("too many relays", |n| count(n.dropped_hops)),
+            ("too old", |n| count(n.dropped_old)),
+            ("Sent another way", |n| count(n.moved)),
+            ("Sent again end to end", |n| bytes(n.resent_bytes)),
+            ("Route changes", |n| count(n.route_changes)),
+            ("Neighbours suspected", |n| count(n.suspected)),
         ],
     )
 }

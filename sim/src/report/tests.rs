@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::link::LinkCounters;
 use crate::outcome::{
-    ExpectationOutcome, Latency, LinkSeries, QueueOutcome, Series, TunnelOutcome, TunnelSeries,
-    WorkloadOutcome,
+    ExpectationOutcome, Latency, LinkSeries, NodeOutcome, QueueOutcome, Series, TunnelOutcome,
+    TunnelSeries, WorkloadOutcome,
 };
 
 /// A sequence that looks random and is the same on every machine, 0 to 1.
@@ -143,6 +143,11 @@ fn run(loss: f64) -> Run {
             queues: both.map(|l| (l.to_owned(), QueueOutcome::default())).into(),
             wire_per_byte: Some(1.12 / (1.0 - loss / 100.0)),
             tunnels: both.map(|l| (l.to_owned(), tunnel)).into(),
+            nodes: ["fra", "nyc", "syd"].map(|n| (n.to_owned(), NodeOutcome::default())).into(),
+            nodes_at: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            converged_s: None,
+            quiet_kbps: None,
             expectations: vec![ExpectationOutcome {
                 text: "keys.p99_over_rtt_ms <= 100".to_owned(),
                 found: "12.4".to_owned(),
@@ -390,6 +395,7 @@ fn text_of_runs_cannot_become_markup() {
     rename(&mut outcome.links, &evil);
     rename(&mut outcome.queues, &evil);
     rename(&mut outcome.tunnels, &evil);
+    rename(&mut outcome.nodes, &evil);
     let series = outcome.series.as_mut().unwrap();
     rename(&mut series.goodput_mbps, &evil);
     rename(&mut series.links, &evil);
@@ -520,6 +526,11 @@ fn any_run() -> impl Strategy<Value = Run> {
                     queues: BTreeMap::new(),
                     wire_per_byte: None,
                     tunnels,
+                    nodes: BTreeMap::new(),
+                    nodes_at: BTreeMap::new(),
+                    routes: BTreeMap::new(),
+                    converged_s: None,
+                    quiet_kbps: None,
                     expectations: Vec::new(),
                     series,
                 };

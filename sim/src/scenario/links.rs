@@ -24,14 +24,6 @@ pub struct LinkSpec {
     pub rtt: Duration,
 }
 
-impl LinkSpec {
-    /// Whether these are its ends, in whichever order.
-    #[must_use]
-    pub fn joins(&self, a: PopId, b: PopId) -> bool {
-        self.ends == (a, b) || self.ends == (b, a)
-    }
-}
-
 /// Ethernet's; larger packets are rare between PoPs.
 const DEFAULT_MTU: usize = 1_500;
 

@@ -7,7 +7,9 @@ mod error;
 mod events;
 mod expect;
 mod links;
+mod mesh;
 mod overrides;
+mod paths;
 mod raw;
 mod source;
 mod syntax;
@@ -26,9 +28,10 @@ use entrouter_proto::ids::NodeId;
 
 pub use error::{Problem, ScenarioError};
 pub use events::{Event, EventKind, OriginState, RebindKind};
-pub use expect::{Expectation, evaluate};
+pub use expect::{Expectation, evaluate, snapshots, watched};
 pub use links::LinkSpec;
 pub use overrides::Override;
+pub use paths::Path;
 pub use source::{Listing, cases, load, names, parse};
 pub use workloads::{Amount, BitRate, Client, Opening, Origin, Workload, WorkloadKind};
 
@@ -111,6 +114,8 @@ pub struct Scenario {
     pub about: String,
     /// Virtual time at which the run ends at the latest, 1 s to 1 day.
     pub ends_at: Duration,
+    /// How long it goes on after the last connection ended.
+    pub quiet: Duration,
     /// Two or more, at most [`MAX_POPS`]; names are distinct.
     pub pops: Vec<Pop>,
     /// At least one, by name. Each also makes its two ends peers of each other.
@@ -128,7 +133,7 @@ pub struct Scenario {
 }
 
 /// The most PoPs.
-pub const MAX_POPS: usize = 32;
+pub const MAX_POPS: usize = 64;
 
 /// Keys of a PoP's configuration file that the simulator writes itself.
 pub const RESERVED_CONFIG: [&str; 5] = ["node_id", "listen", "peers", "origins", "edge"];

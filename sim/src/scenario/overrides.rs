@@ -18,10 +18,11 @@ pub struct Override {
 const MAX_PATH: usize = 8;
 
 /// Of each of these a table can have one; setting one takes the others away.
-const EXCLUSIVE: [&[&str]; 4] = [
+const EXCLUSIVE: [&[&str]; 5] = [
     &["queue_bdp", "queue_ms", "queue_kib"],
     &["burst", "burst_ms"],
     &["bytes", "for_s"],
+    &["pops", "pop"],
     &[
         "set",
         "restore",

@@ -16,10 +16,14 @@ pub(super) struct RawScenario {
     pub(super) title: String,
     pub(super) about: String,
     pub(super) seconds: f64,
+    #[serde(default = "quiet_s")]
+    pub(super) quiet_s: f64,
     #[serde(default)]
     pub(super) expect: Vec<String>,
+    pub(super) pops: Option<u64>,
     #[serde(default)]
     pub(super) pop: Vec<Table>,
+    pub(super) mesh: Option<Table>,
     #[serde(default)]
     pub(super) link: Table,
     pub(super) links: Option<BTreeMap<String, Table>>,
@@ -29,6 +33,21 @@ pub(super) struct RawScenario {
     pub(super) workload: BTreeMap<String, Table>,
     #[serde(default)]
     pub(super) event: Vec<Table>,
+}
+
+/// Long enough to hear whatever is said or kept that should not be.
+fn quiet_s() -> f64 {
+    2.0
+}
+
+/// `[mesh]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMesh {
+    pub(super) degree: u64,
+    pub(super) rtt_ms: [f64; 2],
+    #[serde(default)]
+    pub(super) seed: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -18,7 +18,7 @@ use super::raw::{RawCase, RawPop, RawScenario, read};
 use super::syntax::{self, MAX_TEXT};
 use super::values::At;
 use super::workloads::workloads;
-use super::{ClockOffset, MAX_POPS, Pop, RESERVED_CONFIG, Scenario};
+use super::{ClockOffset, MAX_POPS, Pop, RESERVED_CONFIG, Scenario, mesh};
 
 /// A built-in scenario, or a case of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -239,9 +239,22 @@ fn build(root: Table) -> Result<Scenario, Problem> {
         return Err(at.problem("about", "say what the scenario shows"));
     }
     let ends_at = at.seconds("seconds", raw.seconds, 1.0..=86_400.0)?;
-    let pops = pops(raw.pop)?;
+    let quiet = at.seconds("quiet_s", raw.quiet_s, 0.0..=86_400.0)?;
+    let pops = pops(match raw.pops {
+        None => raw.pop,
+        Some(count) if raw.pop.is_empty() => mesh::numbered(count)?,
+        Some(_) => return Err(at.problem("pops", "give one of pops and [[pop]]")),
+    })?;
     config(at, &raw.config)?;
-    let links = links(&pops, raw.link, raw.links)?;
+    let named = match raw.mesh {
+        None => raw.links,
+        Some(mesh) => {
+            let mut named = raw.links.unwrap_or_default();
+            mesh::link_up(&pops, mesh, &mut named)?;
+            Some(named)
+        }
+    };
+    let links = links(&pops, raw.link, named)?;
     let specs = links.specs();
     let workloads = workloads(&pops, &specs, raw.workload)?;
     let events = events(&pops, links, raw.event, ends_at)?;
@@ -251,6 +264,7 @@ fn build(root: Table) -> Result<Scenario, Problem> {
         title: raw.title,
         about: raw.about.trim().to_owned(),
         ends_at,
+        quiet,
         pops,
         links: specs,
         config: raw.config,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::link::{Burst, LinkCounters, Loss, QueueLimit};
-use crate::outcome::{Latency, Outcome, WorkloadOutcome};
+use crate::outcome::{Latency, NodeOutcome, Outcome, WorkloadOutcome};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -136,7 +136,8 @@ fn workloads_say_who_talks_to_whom_and_when() {
     let [ping, short, up] = scenario.workloads.as_slice() else { panic!() };
     assert_eq!((ping.from, ping.to), (PopId(0), PopId(1)));
     assert_eq!(ping.opening.times().collect::<Vec<_>>(), [Duration::ZERO; 3]);
-    assert_eq!((short.from, short.to, short.link), (PopId(1), PopId(0), LinkId(0)));
+    assert_eq!((short.from, short.to), (PopId(1), PopId(0)));
+    assert_eq!((&short.path.links[..], short.path.rtt), (&[LinkId(0)][..], 100 * MS));
     let times: Vec<u128> = short.opening.times().map(|time| time.as_millis()).collect();
     assert_eq!(times, [1_000, 1_250, 1_500, 1_750, 2_000]);
     assert_eq!(short.origin, Origin::Refuses);
@@ -276,7 +277,7 @@ fn errors_name_the_key_and_the_remedy() {
         (
             named("[links.a-b]\n[links.a-b-b-b]\n")
                 .replace("[workload.ping]", "[workload.ping]\nto = 'b-b'"),
-            "workload.ping.to: no link joins a and b-b: add one",
+            "workload.ping.to: no links lead from a to b-b: add some",
         ),
         (
             named("[links.a-b]\nmark_ms = 1\n"),
@@ -286,7 +287,6 @@ fn errors_name_the_key_and_the_remedy() {
             base("").replace("rtt_ms = 100\n", ""),
             "link: without a round trip a queue in BDP holds nothing: give rtt_ms, or queue_ms",
         ),
-        (base("to = 'a'"), "workload.ping.to: it is its own origin's PoP"),
         (base("to = 'c'"), "workload.ping.to: there is no PoP \"c\": name one of a, b"),
         (
             base("request_bytes = 7"),
@@ -447,6 +447,53 @@ fn expecting(expect: &str) -> Result<Scenario, ScenarioError> {
 }
 
 #[test]
+fn workloads_lead_over_several_links_or_none() {
+    let text = "title = 'T'\nabout = 'A'\nseconds = 60\npops = 4\n[link]\nrtt_ms = 20\n\
+                [links.n0-n1]\n[links.n1-n2]\n[links.n0-n2]\nrtt_ms = 50\n[links.n2-n3]\n\
+                [workload.far]\nkind = 'request'\nto = 'n3'\n\
+                [workload.self]\nkind = 'request'\nfrom = 'n1'\nto = 'n1'\n";
+    let scenario = with(text, &["expect=['far.p99_over_rtt_ms < 5']"]);
+    let [far, own] = scenario.workloads.as_slice() else { panic!() };
+    // By name: n0-n1, n0-n2, n1-n2, n2-n3.
+    assert_eq!((&far.path.links[..], far.path.rtt), (&[0, 2, 3].map(LinkId)[..], 60 * MS));
+    assert_eq!(own.path, Path::default());
+}
+
+#[test]
+fn a_mesh_by_chance_is_connected_and_the_same_each_time() {
+    let text = "title = 'T'\nabout = 'A'\nseconds = 60\npops = 50\n\
+                [mesh]\ndegree = 4\nrtt_ms = [10, 200]\n[links.n0-n1]\nrtt_ms = 5\n";
+    let text = format!("{text}{PING}to = 'n49'\n");
+    let scenario = read(&text);
+    assert_eq!(scenario, read(&text));
+    assert_ne!(scenario.links, with(&text, &["mesh.seed=2"]).links);
+    assert!((98..=101).contains(&scenario.links.len()), "{}", scenario.links.len());
+    for pop in 0..50 {
+        let of = |link: &&LinkSpec| link.ends.0 == PopId(pop) || link.ends.1 == PopId(pop);
+        let degree = scenario.links.iter().filter(of).count();
+        assert!((2..=5).contains(&degree), "n{pop} has {degree} links");
+        assert!(paths::shortest(&scenario.links, PopId(0), PopId(pop)).is_some(), "n{pop}");
+    }
+    let own = |link: &&LinkSpec| link.ends == (PopId(0), PopId(1));
+    let own = scenario.links.iter().find(own).unwrap();
+    assert_eq!(own.rtt, 5 * MS);
+    let drawn = |link: &&LinkSpec| (10 * MS..=200 * MS).contains(&link.rtt);
+    assert_eq!(scenario.links.iter().filter(drawn).count(), scenario.links.len() - 1);
+    for (over, wanted) in [
+        ("mesh.degree=50", "mesh.degree: found 50, give 1 to 49 links of each PoP"),
+        ("mesh.rtt_ms=[3, 2]", "mesh.rtt_ms: found 3, give 0 to 2 milliseconds"),
+        ("pops=65", "pops: found 65, give 2 to 64 PoPs"),
+        ("quiet_s=-1", "quiet_s: found -1, give 0 to 86400 seconds"),
+    ] {
+        let error = try_read(&text, &[over]).expect_err(over).to_string();
+        assert!(error.contains(wanted), "wanted: {wanted}\nfound:  {error}");
+    }
+    let both = format!("{text}[[pop]]\nname = 'a'\n");
+    let error = try_read(&both, &[]).expect_err("both").to_string();
+    assert!(error.contains("pops: give one of pops and [[pop]]"), "{error}");
+}
+
+#[test]
 fn expectations_of_what_the_scenario_does_not_have_are_told() {
     for (expect, wanted) in [
         ("ping.p50_ms", "expect.0: \"ping.p50_ms\" is no expectation: write METRIC OP VALUE"),
@@ -467,6 +514,16 @@ fn expectations_of_what_the_scenario_does_not_have_are_told() {
             "tunnels.a>b.lost = 0",
             "tunnels.a>b.lost: nothing counts \"lost\": black_holes, bytes_out",
         ),
+        ("nodes.c.marked = 0", "nodes.c.marked: there is no PoP \"c\""),
+        ("nodes.lost = 0", "nodes.lost: nothing counts \"lost\": dropped_full, dropped_hops"),
+        ("nodes.a.wait_p99_us_after.3 = 0", "wait_p99_us is no count: leave _after out"),
+        ("nodes.a.marked_after.61 = 0", "\"61\" is no time: give seconds, at most 60"),
+        ("routes.a>c.changes = 0", "routes.a>c.changes: write routes.A>B. with names of two PoPs"),
+        ("routes.a>a.changes = 0", "routes.a>a.changes: write routes.A>B. with names"),
+        ("routes.a>b.length = 0", "routes.a>b.length: a route has at.SECONDS, changes"),
+        ("routes.a>b.at.x = a>b", "\"x\" is no time"),
+        ("routes.a>b.at.3 = b>a", "routes.a>b.at.3: \"b>a\" is no way between the two"),
+        ("routes.a>b.at.3 < a>b", "write routes.a>b.at.3 = \"A>B\", or !="),
     ] {
         let error = expecting(&format!("['{expect}']")).expect_err(expect).to_string();
         assert!(error.contains(wanted), "wanted: {wanted}\nfound:  {error}");
@@ -499,6 +556,9 @@ fn outcome() -> Outcome {
         ..WorkloadOutcome::default()
     };
     let lossy = LinkCounters { lost: 7, ..LinkCounters::default() };
+    let relay = NodeOutcome { dropped_full: 5, wait_max_us: 9, ..NodeOutcome::default() };
+    let before = NodeOutcome { dropped_full: 4, ..relay };
+    let ways = [(0.5, "a>b"), (3.0, "none"), (4.0, "a>b")].map(|(at, way)| (at, way.to_owned()));
     Outcome {
         scenario: "test".to_owned(),
         seed: 1,
@@ -512,6 +572,11 @@ fn outcome() -> Outcome {
         queues: BTreeMap::new(),
         wire_per_byte: Some(1.25),
         tunnels: BTreeMap::new(),
+        nodes: BTreeMap::from([("a".to_owned(), relay), ("b".to_owned(), relay)]),
+        nodes_at: BTreeMap::from([(2_500, BTreeMap::from([("a".to_owned(), before)]))]),
+        routes: BTreeMap::from([("a>b".to_owned(), ways.to_vec())]),
+        converged_s: Some(1.5),
+        quiet_kbps: None,
         expectations: Vec::new(),
         series: None,
     }
@@ -537,6 +602,20 @@ fn expectations_are_held_against_the_outcome() {
         ("packets > 1000", "1000", false),
         ("seconds <= 12", "12", true),
         ("violations = 0", "0", true),
+        ("converged_s < 2", "1.5", true),
+        ("quiet_kbps < 2", "absent", false),
+        ("nodes.dropped_full = 10", "10", true),
+        ("nodes.wait_max_us = 9", "9", true),
+        ("nodes.a.dropped_full <= 4", "5", false),
+        ("nodes.a.dropped_full_after.2.5 <= 1", "1", true),
+        ("nodes.a.dropped_full_after.3 <= 1", "absent", false),
+        ("routes.a>b.changes = 2", "2", true),
+        ("routes.a>b.changes_after.3.5 > 1", "1", false),
+        ("routes.b>a.changes = 0", "absent", false),
+        ("routes.a>b.at.0.5 = \"a>b\"", "a>b", true),
+        ("routes.a>b.at.3.9 = \"none\"", "none", true),
+        ("routes.a>b.at.0.4 != a>b", "none", true),
+        ("routes.a>b.at.4 != a>b", "a>b", false),
     ] {
         let scenario = expecting(&format!("['{expect}']")).unwrap();
         let evaluated = evaluate(&scenario, &outcome());

@@ -80,6 +80,11 @@ const PATHS: &[&str] = &[
     "link.back.loss_pct",
     "links",
     "links.a-b",
+    "pops",
+    "mesh",
+    "mesh.degree",
+    "mesh.rtt_ms",
+    "quiet_s",
     "links.a-b.rtt_ms",
     "workload",
     "workload.ping.kind",
@@ -137,6 +142,9 @@ const VALUES: &[&str] = &[
     "{}",
     "[['a'], ['b']]",
     "['completed_pct > 0']",
+    "['routes.a>b.at.1 = a>b', 'nodes.a.marked_after.1 = 0']",
+    "{ degree = 2, rtt_ms = [1, 9] }",
+    "[1, 9]",
     "[1]",
     "{ a = { b = 1 } }",
     "[{ at_s = 1, cut = true }]",
@@ -157,6 +165,7 @@ fn usable(scenario: &Scenario) {
     for workload in &scenario.workloads {
         let times: Vec<Duration> = workload.opening.times().collect();
         assert!((1..=100_000).contains(&times.len()));
+        assert_eq!(workload.path.links.is_empty(), workload.from == workload.to);
         assert!(times.is_sorted());
     }
     assert!(scenario.events.len() <= 10_000);

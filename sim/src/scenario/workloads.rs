@@ -8,11 +8,12 @@ use toml::Table;
 
 use super::error::Problem;
 use super::links::LinkSpec;
+use super::paths::{self, Path};
 use super::raw::{RawKind, RawOrigin, RawWorkload, read};
 use super::values::At;
-use super::{LinkId, Pop, PopId};
+use super::{Pop, PopId};
 
-/// Clients at one PoP that talk to an origin at another.
+/// Clients at one PoP that talk to an origin at another, or at the same one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
     /// Unique; usable as the name of a service.
@@ -21,8 +22,8 @@ pub struct Workload {
     pub from: PopId,
     /// Whose origin it is.
     pub to: PopId,
-    /// The link between the two.
-    pub link: LinkId,
+    /// The way between the two of least RTT, over the links as they are at the start.
+    pub path: Path,
     /// When connections are opened.
     pub opening: Opening,
     /// What goes over each of them.
@@ -163,17 +164,11 @@ fn workload(
         .map_err(|_| Problem::new(&key, "name it with 1 to 64 characters of A-Z a-z 0-9 . _ -"))?;
     let from = raw.from.as_deref().map_or(Ok(PopId(0)), |name| pop(pops, at, "from", name))?;
     let to = raw.to.as_deref().map_or(Ok(PopId(1)), |name| pop(pops, at, "to", name))?;
-    if from == to {
-        return Err(at.problem(
-            "to",
-            format!("it is its own origin's PoP: name another than {}", pops[to.0].name),
-        ));
-    }
-    let Some(link) = links.iter().position(|link| link.joins(from, to)) else {
+    let path = paths::shortest(links, from, to).ok_or_else(|| {
         let problem =
-            format!("no link joins {} and {}: add one", pops[from.0].name, pops[to.0].name);
-        return Err(at.problem("to", problem));
-    };
+            format!("no links lead from {} to {}: add some", pops[from.0].name, pops[to.0].name);
+        at.problem("to", problem)
+    })?;
     let after = |name, after: Option<u64>| {
         after.map(|after| at.count(name, after, 1..=MAX_RESET, "bytes")).transpose()
     };
@@ -181,7 +176,7 @@ fn workload(
         name,
         from,
         to,
-        link: LinkId(link),
+        path,
         opening: opening(at, &raw)?,
         kind: kind(at, &raw)?,
         client: Client {

@@ -196,6 +196,14 @@ impl Delay {
         self.queue(&self.last)
     }
 
+    /// Whether a queue met the packets of the last round on average, if not all of them.
+    pub(super) fn is_waiting(&self) -> bool {
+        let samples = i64::from(self.last.samples);
+        let wait = |mean: i64| mean.saturating_sub(self.transit.get());
+        let mean = self.last.sum.checked_div(samples).filter(|_| self.last.samples >= SAMPLES);
+        mean.is_some_and(|mean| wait(mean) > micros(self.tolerance()))
+    }
+
     /// Whether a queue met all of the last packets.
     pub(super) fn is_rising(&self) -> bool {
         self.queue(&self.few_before).is_some()
@@ -238,6 +246,17 @@ mod tests {
         assert_eq!(round(&mut delay, -4980..-4960), Some(MS * 20));
         assert_eq!(round(&mut delay, -4995..-4960), None);
         assert_eq!(round(&mut delay, -4900..-4896), None, "too few to tell");
+    }
+
+    #[test]
+    fn packets_wait_if_most_of_them_met_a_queue() {
+        let mut delay = Delay::new();
+        round(&mut delay, 0..20);
+        assert!(!delay.is_waiting());
+        assert_eq!(round(&mut delay, 0..60), None, "some met none");
+        assert!(delay.is_waiting());
+        round(&mut delay, 50..54);
+        assert!(!delay.is_waiting(), "too few to tell");
     }
 
     #[test]

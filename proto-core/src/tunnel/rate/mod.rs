@@ -345,6 +345,9 @@ impl PathModel {
         let is_marked = std::mem::take(&mut self.marks) > 0;
         let overtaken = self.estimate() / PACKET * self.delay.spread().as_secs_f64();
         let is_excess = self.losses.is_excess(overtaken);
+        if is_excess && self.delay.is_waiting() {
+            self.believe_limited();
+        }
         self.window_gain = if is_marked || is_excess {
             (self.window_gain * SHRINK).max(LEAST_GAIN)
         } else {
@@ -362,6 +365,16 @@ impl PathModel {
                 self.on_cruise_round(now, queue);
             }
             _ => {}
+        }
+    }
+
+    /// The bottleneck had more than it carries, though the application paused at times: what arrived is a
+    /// sample of its rate. A sender behind a relay is slowed by what is lost here, so that there would be no
+    /// other.
+    fn believe_limited(&mut self) {
+        if let Some(recent) = self.recent.as_mut().filter(|recent| recent.app_limited) {
+            recent.app_limited = false;
+            self.bandwidth.insert(recent.rate, false);
         }
     }
 

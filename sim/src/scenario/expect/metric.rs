@@ -1,42 +1,26 @@
-//! What a scenario expects of its outcome: `METRIC OP VALUE`.
+//! What an expectation may be about: a number that a run yields, by its name.
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Scenario, WorkloadKind};
+use super::mesh::{Counter, ROUTES, RouteChanges};
+use super::{DELIVERED, Scenario};
 use crate::link::LinkCounters;
-use crate::outcome::{
-    ExpectationOutcome, Latency, Outcome, QueueOutcome, TunnelOutcome, WorkloadOutcome,
-};
-
-/// One expectation, of something that the scenario has.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Expectation {
-    text: String,
-    check: Check,
-}
+use crate::outcome::{Latency, Outcome, QueueOutcome, TunnelOutcome, WorkloadOutcome};
+use crate::scenario::WorkloadKind;
 
 #[derive(Debug, Clone, PartialEq)]
-enum Check {
-    /// `delivered = "exact"`, or that it is not.
-    Delivered {
-        exact: bool,
-    },
-    Number {
-        metric: Metric,
-        op: Op,
-        value: f64,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Metric {
+pub(super) enum Metric {
     /// Of the connections of all workloads, those that completed, in percent.
     CompletedPct,
     Violations,
     Packets,
     Seconds,
     WirePerByte,
+    Converged,
+    QuietKbps,
+    Node(Counter),
+    Route(RouteChanges),
     Workload {
         name: String,
         field: Field,
@@ -52,7 +36,7 @@ enum Metric {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Field {
+pub(super) enum Field {
     Connections,
     Completed,
     CompletedPct,
@@ -64,12 +48,12 @@ enum Field {
     SecondHalf,
     First15s,
     LongestGap,
-    /// A percentile, and what is taken from it: nothing, or the RTT of the link in milliseconds.
+    /// A percentile, and what is taken from it: nothing, or the RTT of the path in milliseconds.
     Latency(Percentile, f64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Percentile {
+pub(super) enum Percentile {
     Min,
     P50,
     P95,
@@ -101,92 +85,18 @@ const PERCENTILES: [(&str, Percentile); 6] = [
     ("max", Percentile::Max),
 ];
 
-const RUN_WIDE: [(&str, Metric); 5] = [
+const RUN_WIDE: [(&str, Metric); 7] = [
     ("completed_pct", Metric::CompletedPct),
     ("violations", Metric::Violations),
     ("packets", Metric::Packets),
     ("seconds", Metric::Seconds),
     ("wire_per_byte", Metric::WirePerByte),
+    ("converged_s", Metric::Converged),
+    ("quiet_kbps", Metric::QuietKbps),
 ];
 
-const DELIVERED: &str = "delivered";
-const EXACT: &str = "exact";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Op {
-    Equal,
-    NotEqual,
-    AtMost,
-    Less,
-    AtLeast,
-    Greater,
-}
-
-impl Op {
-    fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "=" => Self::Equal,
-            "!=" => Self::NotEqual,
-            "<=" => Self::AtMost,
-            "<" => Self::Less,
-            ">=" => Self::AtLeast,
-            ">" => Self::Greater,
-            _ => return None,
-        })
-    }
-
-    fn holds(self, found: f64, value: f64) -> bool {
-        match self {
-            Self::Equal => found == value,
-            // Of what is not a number nothing holds.
-            Self::NotEqual => !found.is_nan() && found != value,
-            Self::AtMost => found <= value,
-            Self::Less => found < value,
-            Self::AtLeast => found >= value,
-            Self::Greater => found > value,
-        }
-    }
-}
-
-impl Expectation {
-    /// As the scenario has it.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    pub(super) fn parse(text: &str, scenario: &Scenario) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split_whitespace().collect();
-        let form = || {
-            format!(
-                "\"{text}\" is no expectation: write METRIC OP VALUE with spaces between, \
-                 OP one of = != <= < >= >"
-            )
-        };
-        let [metric, op, value] = parts.as_slice() else { return Err(form()) };
-        let op = Op::parse(op).ok_or_else(form)?;
-        let check = if *metric == DELIVERED {
-            match (op, value.trim_matches('"')) {
-                (Op::Equal, EXACT) => Check::Delivered { exact: true },
-                (Op::NotEqual, EXACT) => Check::Delivered { exact: false },
-                _ => {
-                    return Err(format!(
-                        "\"{text}\": write delivered = \"exact\", or != \"exact\""
-                    ));
-                }
-            }
-        } else {
-            let value: Option<f64> = value.parse().ok().filter(|value: &f64| value.is_finite());
-            let value = value.ok_or_else(|| {
-                format!("\"{text}\": the value of {metric} is a number, write one")
-            })?;
-            Check::Number { metric: self::metric(metric, scenario)?, op, value }
-        };
-        Ok(Self { text: text.to_owned(), check })
-    }
-}
-
-fn metric(text: &str, scenario: &Scenario) -> Result<Metric, String> {
+/// The one called `text`, of something that the scenario has.
+pub(super) fn metric(text: &str, scenario: &Scenario) -> Result<Metric, String> {
     if let Some(rest) = text.strip_prefix("links.") {
         let known = [fields(&LinkCounters::default()), fields(&QueueOutcome::default())].concat();
         let (name, field) = direction(rest, "links", scenario, &known)?;
@@ -196,6 +106,12 @@ fn metric(text: &str, scenario: &Scenario) -> Result<Metric, String> {
         let known = fields(&TunnelOutcome::default());
         let (name, field) = direction(rest, "tunnels", scenario, &known)?;
         return Ok(Metric::Tunnel { name, field });
+    }
+    if let Some(rest) = text.strip_prefix("nodes.") {
+        return Counter::parse(rest, scenario).map(Metric::Node);
+    }
+    if let Some(rest) = text.strip_prefix(ROUTES) {
+        return RouteChanges::parse(rest, scenario).map(Metric::Route);
     }
     let Some((name, field)) = text.rsplit_once('.') else { return bare(text, scenario) };
     let workload = scenario.workloads.iter().position(|w| w.name.as_str() == name);
@@ -239,7 +155,7 @@ fn field(text: &str, scenario: &Scenario, workload: usize) -> Result<Field, Stri
     if let Some((_, field)) = FIELDS.iter().find(|(name, _)| *name == text) {
         return Ok(*field);
     }
-    let rtt_ms = scenario.links[workload.link.0].rtt.as_secs_f64() * 1e3;
+    let rtt_ms = workload.path.rtt.as_secs_f64() * 1e3;
     let (percentile, less) = match text.strip_suffix("_over_rtt_ms") {
         Some(percentile) => (percentile, rtt_ms),
         None => (text.strip_suffix("_ms").unwrap_or_default(), 0.0),
@@ -287,71 +203,18 @@ fn direction(
 }
 
 /// The names that the numbers of `example` have in JSON.
-fn fields(example: &impl Serialize) -> Vec<String> {
+pub(super) fn fields(example: &impl Serialize) -> Vec<String> {
     let value = serde_json::to_value(example).unwrap_or_default();
     value.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }
 
 /// A number by the name that it has in JSON.
-fn counter(counters: &impl Serialize, field: &str) -> Option<f64> {
+pub(super) fn counter(counters: &impl Serialize, field: &str) -> Option<f64> {
     serde_json::to_value(counters).ok().as_ref().and_then(|v| v.get(field)).and_then(Value::as_f64)
 }
 
-/// Holds the expectations of a scenario against what a run of it found; a metric that the outcome
-/// does not have fails them.
-#[must_use]
-pub fn evaluate(scenario: &Scenario, outcome: &Outcome) -> Vec<ExpectationOutcome> {
-    let evaluated = scenario.expect.iter().map(|expectation| {
-        let (found, held) = match &expectation.check {
-            Check::Delivered { exact } => {
-                let faults = faults(scenario, outcome);
-                let held = faults.is_empty() == *exact;
-                (if faults.is_empty() { EXACT.to_owned() } else { faults.join("; ") }, held)
-            }
-            Check::Number { metric, op, value } => match metric.of(outcome) {
-                Some(found) => (shown(found), op.holds(found, *value)),
-                None => ("absent".to_owned(), false),
-            },
-        };
-        ExpectationOutcome { text: expectation.text.clone(), found, held }
-    });
-    evaluated.collect()
-}
-
-/// Why the delivery was not exact.
-fn faults(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
-    let mut faults = Vec::new();
-    if !outcome.violations.is_empty() {
-        faults.push(format!("{} violations", outcome.violations.len()));
-    }
-    for workload in &scenario.workloads {
-        let name = workload.name.as_str();
-        match outcome.workloads.get(name) {
-            None => faults.push(format!("{name} is absent")),
-            Some(found) => {
-                let planned = workload.opening.times().count() as u64;
-                if found.connections < planned {
-                    let opened = found.connections;
-                    faults.push(format!("{name}: {opened} of {planned} were opened"));
-                }
-                let open = found.connections.saturating_sub(found.completed + found.reset);
-                if open > 0 {
-                    faults.push(format!("{name}: {open} of {} did not end", found.connections));
-                }
-            }
-        }
-    }
-    faults
-}
-
-/// At most three decimals, none of them an idle zero.
-fn shown(found: f64) -> String {
-    let text = format!("{found:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 impl Metric {
-    fn of(&self, outcome: &Outcome) -> Option<f64> {
+    pub(super) fn of(&self, outcome: &Outcome) -> Option<f64> {
         match self {
             Self::CompletedPct => {
                 let sum = |count: fn(&WorkloadOutcome) -> u64| {
@@ -363,6 +226,10 @@ impl Metric {
             Self::Packets => Some(outcome.packets as f64),
             Self::Seconds => Some(outcome.seconds),
             Self::WirePerByte => outcome.wire_per_byte,
+            Self::Converged => outcome.converged_s,
+            Self::QuietKbps => outcome.quiet_kbps,
+            Self::Node(counter) => counter.of(outcome),
+            Self::Route(changes) => changes.of(outcome),
             Self::Workload { name, field } => field.of(outcome.workloads.get(name)?),
             Self::Link { name, field } => counter(outcome.links.get(name)?, field)
                 .or_else(|| counter(outcome.queues.get(name)?, field)),
