@@ -322,3 +322,68 @@ fn a_flow_that_leads_to_its_own_node_is_served_there() {
     assert_eq!(shut.len(), 2);
     assert_eq!(node.live(), 0);
 }
+
+#[test]
+fn a_transfer_goes_on_at_once_when_there_is_a_way_again() {
+    for away in [3, 6, 12] {
+        let mut way = Way::new(7, 0.0);
+        way.answer = 2_000_000;
+        let conn = way.connect(0, 100);
+        way.run(Duration::from_millis(400), |_| false);
+        // What was under way is lost, and half of the time nobody knows that there is no way.
+        let half = Duration::from_secs(away) / 2;
+        way.loss = 1.0;
+        way.symbols.clear();
+        way.run(half, |_| false);
+        for at in [0, 1] {
+            way.ends[at].set_route(way.now, NodeHash(2 - at as u32), None, true);
+        }
+        way.run(half, |_| false);
+        way.loss = 0.0;
+        way.reroute(false);
+        let (heard, back) = (way.sockets[0][&conn].heard.len(), way.now);
+        let goes_on = |way: &Way| way.sockets[0][&conn].heard.len() > heard;
+        assert!(way.run(Duration::from_secs(9), goes_on), "away for {away} s");
+        assert!(way.now - back < Duration::from_millis(300), "{:?}", way.now - back);
+        assert!(way.run(Duration::from_secs(20), Way::are_shut));
+        assert!(way.sockets[0][&conn].heard == bytes(2_000_000));
+    }
+}
+
+#[test]
+fn a_flow_that_the_other_end_never_takes_is_given_up() {
+    let mut way = Way::new(8, 0.0);
+    // It believes in a later life of this node: what this one says is of an earlier.
+    let now = way.now;
+    way.ends[1].set_remote_life(now, NodeHash(1), Incarnation(99));
+    let conn = way.connect(0, 100);
+    let over = |way: &Way| way.sockets[0][&conn].aborted;
+    assert!(way.run(Duration::from_secs(60), over));
+    assert!(way.sockets[1].is_empty(), "never dialled");
+}
+
+#[test]
+fn a_node_that_comes_back_after_all_have_forgotten_it_is_believed_whatever_its_clock_says() {
+    let mut way = Way::new(9, 0.0);
+    way.connect(0, 100);
+    assert!(way.run(Duration::from_secs(20), Way::are_shut));
+    // Seen for a while with its clock ahead; then gone for longer than anything is remembered.
+    let now = way.now;
+    way.ends[1].set_remote_life(now, NodeHash(1), Incarnation(1 << 40));
+    way.ends[1].forget_remote(NodeHash(1));
+    way.ends[1].set_remote_life(now, NodeHash(1), Incarnation(11));
+    let before = way.sockets[1].len();
+    way.connect(1, 100);
+    assert!(way.run(Duration::from_secs(20), |way| way.sockets[1].len() > before));
+}
+
+#[test]
+fn made_up_resets_shut_no_id_out() {
+    let mut had = super::closed::HadIds::default();
+    for id in 0..20_000u64 {
+        had.forbid((1 << 60) + id);
+    }
+    assert!((0..100_000).all(|id| !had.contains(id)));
+    had.forbid(500);
+    assert!(had.contains(500) && !had.contains(499));
+}
