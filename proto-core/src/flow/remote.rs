@@ -8,8 +8,8 @@ use crate::flow::{Flows, Hop};
 use crate::ids::{Incarnation, Lane, NodeHash, PeerId};
 use crate::wire::flow::ResetCode;
 
-/// Nodes that are remembered at most. One with which there were flows is never forgotten while this node
-/// runs: which ids were had must outlive them.
+/// Nodes that are remembered at most. One with which there were flows in its present life is not forgotten
+/// while this node runs: which ids were had must outlive them.
 pub(crate) const MAX_REMOTES: usize = 4096;
 /// The way of this node to itself.
 pub(super) const SELF_HOP: PeerId = PeerId(usize::MAX);
@@ -50,13 +50,14 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    fn new(now: Instant) -> Self {
+    /// Nothing is known of it.
+    fn new(down_since: Option<Instant>) -> Self {
         Self {
             hop: None,
             hops: 1,
             life: None,
             rtt: USUAL_RTT,
-            down_since: Some(now),
+            down_since,
             given_up: false,
             next_id: 0,
             had: HadIds::default(),
@@ -68,19 +69,8 @@ impl Remote {
 
     /// This node as a destination of its own.
     pub(super) fn own(life: Incarnation) -> Self {
-        Self {
-            hop: Some(SELF_HOP),
-            hops: 0,
-            life: Some(life),
-            rtt: Duration::ZERO,
-            down_since: None,
-            given_up: false,
-            next_id: 0,
-            had: HadIds::default(),
-            configured: false,
-            gone: false,
-            lost: false,
-        }
+        let (hop, life) = (Some(SELF_HOP), Some(life));
+        Self { hop, hops: 0, life, rtt: Duration::ZERO, ..Self::new(None) }
     }
 }
 
@@ -95,7 +85,7 @@ impl Flows {
     /// Makes a node known to which flows may lead; for now there is no way to it.
     pub(crate) fn add_remote(&mut self, now: Instant, node: NodeHash) {
         if !self.remotes.contains_key(&node) && self.remotes.len() < MAX_REMOTES {
-            self.remotes.insert(node, Remote::new(now));
+            self.remotes.insert(node, Remote::new(Some(now)));
             self.give_up_later(now);
         }
     }

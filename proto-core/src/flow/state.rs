@@ -9,8 +9,7 @@ use crate::wire::flow::{self, Direction, FlowAck, FlowKey, Head, ResetCode};
 
 /// Acknowledgements wait so long for data to travel with.
 pub(super) const ACK_DELAY: Duration = Duration::from_millis(20);
-/// A flow whose both ends are done still answers late duplicates for as long as anything may stay in
-/// the mesh.
+/// A flow whose both ends are done still answers late duplicates for as long as data may stay in the mesh.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// A client waits so long for a way to its destination.
 pub(super) const ROUTE_WAIT: Duration = Duration::from_secs(10);

@@ -15,10 +15,7 @@ pub(super) const PEER: PeerId = PeerId(1);
 pub(super) const ROOM: usize = 1200;
 pub(super) const MS: Duration = Duration::from_millis(1);
 
-#[expect(clippy::disallowed_methods, reason = "a test has to begin at some instant")]
-pub(super) fn start() -> Instant {
-    Instant::now()
-}
+pub(super) use crate::tests::epoch as start;
 
 pub(super) fn head(id: u64) -> Head {
     let key =

@@ -77,7 +77,7 @@ impl Direction {
 pub(crate) enum DropReason {
     /// Too much waits for the next hop.
     Congestion,
-    /// It has no way to the other end, or none that is no loop, or the data are too old.
+    /// It has no way to the other end, or the frame has passed too many relays.
     NoWay,
 }
 

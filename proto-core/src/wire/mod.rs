@@ -12,6 +12,8 @@ pub(crate) mod symbol;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_linkstate;
 
 /// Version of everything in this room and of the handshake; stands in the Noise prologue and, so
 /// that a mismatch can be named, in the clear in every handshake packet.

@@ -9,7 +9,7 @@ use super::flow::{
     self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, ResetCode,
 };
 use super::frame::{self, Frame, ParityFields};
-use super::linkstate::{self, FragmentHead, Link};
+use super::linkstate;
 use super::packet::{
     COOKIE_LEN, Cookie, DataHeader, EPHEMERAL_LEN, Hello, INITIATION_LEN, InitiationPayload, KeyId,
     Packet, REJECT_LEN, RESPONSE_LEN, RejectReason, ResponsePayload, SessionIndex, TAG_LEN,
@@ -17,11 +17,12 @@ use super::packet::{
 };
 use super::ranges::Ranges;
 use super::symbol::{self, Content};
+use super::tests_linkstate::{check_fragment, fragment};
 use super::{Reader, VARINT_MAX, put_varint, varint_len};
-use crate::ids::{Incarnation, Lane, NodeHash, Ssn};
+use crate::ids::{Lane, NodeHash, Ssn};
 
 /// Numbers of every encoded length, the bounds among them.
-fn number() -> impl Strategy<Value = u64> {
+pub(super) fn number() -> impl Strategy<Value = u64> {
     let bounds = [0, 0x3f, 0x40, 0x3fff, 0x4000, 0x3fff_ffff, 0x4000_0000, VARINT_MAX];
     prop_oneof![
         proptest::sample::select(bounds.to_vec()),
@@ -86,7 +87,7 @@ fn link_ack() -> impl Strategy<Value = LinkAck> {
     (counters, lanes).prop_map(|(counters, lanes)| LinkAck { counters, lanes })
 }
 
-fn head() -> impl Strategy<Value = Head> {
+pub(super) fn head() -> impl Strategy<Value = Head> {
     let nodes = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), number());
     (nodes, any::<bool>(), any::<bool>(), 0u8..32, any::<u8>()).prop_map(
         |(n, back, marked, hops, age)| {
@@ -106,7 +107,7 @@ fn head() -> impl Strategy<Value = Head> {
 /// A flow frame's body with what it borrows.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a few of them at a time")]
-enum Owned {
+pub(super) enum Owned {
     Data { offset: u64, fin: bool, open: Option<String>, data: Vec<u8> },
     Ack(FlowAck),
     Reset { code: u8, final_size: u64 },
@@ -128,7 +129,7 @@ fn code(n: u8) -> ResetCode {
     usize::from(n).checked_sub(1).and_then(|at| all.get(at)).copied().unwrap_or(ResetCode::Other(n))
 }
 
-fn body() -> impl Strategy<Value = Owned> {
+pub(super) fn body() -> impl Strategy<Value = Owned> {
     let open = proptest::option::of("[a-z0-9._-]{1,64}");
     let data = (number(), any::<bool>(), open, vec(any::<u8>(), 0..1500));
     let numbers = proptest::array::uniform4(number());
@@ -155,7 +156,7 @@ fn body() -> impl Strategy<Value = Owned> {
     ]
 }
 
-fn put(out: &mut Vec<u8>, head: &Head, body: &Owned) {
+pub(super) fn put(out: &mut Vec<u8>, head: &Head, body: &Owned) {
     match body {
         Owned::Data { offset, fin, open, data } => {
             let at = out.len();
@@ -178,7 +179,7 @@ fn put(out: &mut Vec<u8>, head: &Head, body: &Owned) {
     }
 }
 
-fn same(body: &Body<'_>, owned: &Owned) -> bool {
+pub(super) fn same(body: &Body<'_>, owned: &Owned) -> bool {
     match (body, owned) {
         (
             Body::Data { offset, fin, open, data },
@@ -276,69 +277,6 @@ fn read_all(bytes: &[u8]) {
         }
     }
     assert!(carried <= bytes.len());
-}
-
-fn check_fragment(fragment: &linkstate::Fragment<'_>) {
-    let head = &fragment.head;
-    assert!((1..=crate::ids::MAX_NAME_LEN).contains(&head.name.len()));
-    assert!(head.incarnation.0 < linkstate::MAX_INCARNATION && head.sequence <= VARINT_MAX);
-    assert!(head.fragment < head.fragments && head.fragments <= linkstate::MAX_FRAGMENTS);
-    assert!(fragment.links.len() <= linkstate::MAX_LINKS);
-    assert_eq!(fragment.links.count(), fragment.links.len(), "all of them can be read");
-    let longest = |link: Link| link.rtt_us.max(link.jitter_us);
-    assert!(fragment.links.map(longest).all(|micros| micros <= linkstate::MAX_MICROS));
-}
-
-/// A link-state frame with what it borrows.
-#[derive(Debug, Clone)]
-struct OwnedFragment {
-    name: String,
-    incarnation: u64,
-    sequence: u64,
-    fragment: u8,
-    fragments: u8,
-    relays: bool,
-    age_s: u64,
-    links: Vec<Link>,
-}
-
-impl OwnedFragment {
-    fn head(&self) -> FragmentHead<'_> {
-        FragmentHead {
-            name: &self.name,
-            incarnation: Incarnation(self.incarnation),
-            sequence: self.sequence,
-            fragment: self.fragment,
-            fragments: self.fragments,
-            relays: self.relays,
-            age_s: self.age_s,
-        }
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        linkstate::put(out, &self.head(), self.links.iter());
-    }
-}
-
-fn fragment() -> impl Strategy<Value = OwnedFragment> {
-    let micros = || (0u32..31, any::<u32>()).prop_map(|(bits, n)| n & ((1 << bits) - 1));
-    let link = (any::<u32>(), micros(), micros(), any::<u16>(), any::<u8>(), any::<bool>());
-    let link = link.prop_map(|(to, rtt_us, jitter_us, loss, burst, shaky)| Link {
-        to: NodeHash(to),
-        rtt_us,
-        jitter_us,
-        loss,
-        burst,
-        shaky,
-    });
-    let numbers = (0..linkstate::MAX_INCARNATION, number(), number(), any::<bool>());
-    let fragments = (1..=linkstate::MAX_FRAGMENTS).prop_flat_map(|n| (0..n, Just(n)));
-    let links = vec(link, 0..=linkstate::MAX_LINKS);
-    ("[a-zA-Z0-9._-]{1,64}", numbers, fragments, links).prop_map(
-        |(name, (incarnation, sequence, age_s, relays), (fragment, fragments), links)| {
-            OwnedFragment { name, incarnation, sequence, fragment, fragments, relays, age_s, links }
-        },
-    )
 }
 
 fn check_ranges(floor: u64, ranges: &[(u64, u64)]) {
@@ -480,62 +418,6 @@ proptest! {
         prop_assert_eq!(frame::read(&mut r), Ok(Some(Frame::MtuAnswer { token, size })));
         prop_assert_eq!(frame::read(&mut r), Ok(Some(Frame::MtuProbe { token })));
         prop_assert_eq!(frame::read(&mut r), Ok(None));
-    }
-
-    #[test]
-    fn link_state_comes_back_beside_flow_frames(
-        fragment in fragment(), head in head(), body in body(),
-    ) {
-        let mut out = Vec::new();
-        put(&mut out, &head, &body);
-        let at = out.len();
-        fragment.put(&mut out);
-        let end = out.len();
-        prop_assert!(end - at <= linkstate::MAX_LEN);
-        put(&mut out, &head, &body);
-        let mut reader = Reader::new(&out);
-        for turn in 0..3 {
-            let read = symbol::read(&mut reader).expect("valid").expect("there");
-            match read.content {
-                Content::Flow(read_head, read_body) => {
-                    prop_assert!(turn != 1 && read_head == head && same(&read_body, &body));
-                }
-                Content::LinkState(read_fragment) => {
-                    prop_assert_eq!((turn, read.raw), (1, &out[at..end]));
-                    prop_assert_eq!(read_fragment.head, fragment.head());
-                    prop_assert!(read_fragment.links.eq(fragment.links.iter().copied()));
-                }
-            }
-        }
-        prop_assert_eq!(symbol::read(&mut reader), Ok(None));
-        // Cut anywhere it is none.
-        for cut in at + 1..end {
-            prop_assert!(linkstate::read(&mut Reader::new(&out[at..cut])).is_err());
-        }
-    }
-
-    #[test]
-    fn link_state_beyond_the_limits_is_refused(fragment in fragment(), what in 0usize..6) {
-        let mut spoilt = fragment.clone();
-        let mut out = Vec::new();
-        match what {
-            0 => spoilt.incarnation |= linkstate::MAX_INCARNATION,
-            1 => spoilt.fragment = spoilt.fragments,
-            2 => spoilt.fragments = linkstate::MAX_FRAGMENTS + 1,
-            3 => spoilt.name.clear(),
-            4 => spoilt.name = "n".repeat(crate::ids::MAX_NAME_LEN + 1),
-            _ => {}
-        }
-        spoilt.put(&mut out);
-        if what == 5 {
-            // One link more than a fragment has.
-            let links = spoilt.links.len();
-            let mut none = Vec::new();
-            linkstate::put(&mut none, &spoilt.head(), [].iter());
-            out[none.len() - 1] = linkstate::MAX_LINKS as u8 + 1;
-            out.resize(out.len() + (linkstate::MAX_LINKS + 1 - links) * 16, 0);
-        }
-        prop_assert!(linkstate::read(&mut Reader::new(&out)).is_err());
     }
 
     #[test]
