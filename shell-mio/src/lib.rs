@@ -1,7 +1,7 @@
 //! A PoP of Entrouter Line: `entrouter-proto` driven by a `mio` event loop on one thread.
 //!
-//! Nothing here knows the protocol. The loop ([`Shell::run`]) moves datagrams, bytes and deadlines
-//! between the operating system and [`entrouter_proto::Node`]:
+//! Nothing here knows the protocol, nor how a socket is read or written: that is
+//! [`entrouter_proto`]'s and [`entrouter_host`]'s. The loop ([`MioLoop`]) decides what is done when:
 //!
 //! ```text
 //!          wait for readiness, a deadline, a wake-up
@@ -31,11 +31,12 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod conn;
-mod dial;
 mod event_loop;
-mod shell;
 mod tcp;
 mod udp;
 
-pub use shell::{Handle, Options, RunError, Shell, StartError};
+pub use entrouter_host::pop::{Handle, Options, RunError, StartError};
+pub use event_loop::MioLoop;
+
+/// A PoP whose sockets are bound and that does not run yet.
+pub type Shell = entrouter_host::pop::Shell<MioLoop>;

@@ -2,38 +2,27 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::time::{Duration, Instant};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use bytes::Bytes;
-use entrouter_host::Wake;
-use entrouter_host::ratelimit::{RateLimit, Suppressed};
-use entrouter_host::resolve::{Answer, Resolver};
-use entrouter_host::sockets::canonical;
+use entrouter_host::accept::{ACCEPTS, Gate};
+use entrouter_host::conn::{Conn, READ_BUFFER, Readiness, Step};
+use entrouter_host::dial::{Dial, Progress};
+use entrouter_host::names::Names;
+use entrouter_host::pace::WRITES;
+use entrouter_host::resolve::Answer;
 use entrouter_proto::config::HostPort;
-use entrouter_proto::{ConnId, ListenerId, Node, PeerId, TcpEvent};
-use mio::net::{TcpListener, TcpStream};
+use entrouter_proto::{ConnId, ListenerId, Node, TcpEvent};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
-use tracing::{debug, warn};
 
-use crate::conn::{Conn, Step};
-use crate::dial::{Dial, Progress};
 use crate::event_loop::{FIRST_CONN, FIRST_LISTENER};
-
-/// Connections accepted per listener in a turn of the loop.
-const ACCEPTS: usize = 32;
 
 /// Connections read from in a turn of the loop, once each.
 const READS: usize = 64;
-
-/// Connections written to in a turn of the loop.
-const WRITES: usize = 256;
-
-/// Read at once from one connection.
-const READ_BUFFER: usize = 64 << 10;
-
-/// How long nothing is accepted after file descriptors ran out, unless a connection ends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Tcp {
@@ -43,18 +32,13 @@ pub(crate) struct Tcp {
     /// within a turn; an event for its former tenant is then only a hint that proves false.
     slots: Slab<Slot>,
     places: HashMap<ConnId, usize>,
-    accepted: u64,
-    resolver: Resolver<Ask>,
-    /// The relay socket is IPv4, so peers have no other addresses.
-    ipv4_peers: bool,
     /// Ends of dialling attempts.
     deadlines: BTreeSet<(Instant, ConnId)>,
     /// Places of connections that have something to read, or to write; some may be out of date.
     readers: VecDeque<usize>,
     writers: VecDeque<usize>,
     buf: Box<[u8]>,
-    paused_until: Option<Instant>,
-    complaints: RateLimit<String>,
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -66,27 +50,30 @@ struct Listener {
 
 #[derive(Debug)]
 enum Slot {
-    Dial(Dial),
-    Open(Conn),
+    Dial {
+        dial: Dial,
+        /// Which end of an attempt stands among the loop's deadlines.
+        watched: Option<Instant>,
+    },
+    Open {
+        conn: Conn,
+        /// Whether it stands in the queue of readers, and of writers.
+        reads: bool,
+        writes: bool,
+    },
 }
 
-/// For whom a name is resolved.
-#[derive(Debug, Clone, Copy)]
-enum Ask {
-    Dial(ConnId),
-    Peer(PeerId),
+impl Slot {
+    fn open(conn: Conn) -> Self {
+        Self::Open { conn, reads: false, writes: false }
+    }
 }
 
 impl Tcp {
-    pub(crate) fn new(
-        listeners: Vec<std::net::TcpListener>,
-        wake: Wake,
-        registry: Registry,
-        ipv4_peers: bool,
-    ) -> io::Result<Self> {
-        let listeners = listeners.into_iter().enumerate().map(|(n, listener)| {
-            let mut socket = TcpListener::from_std(listener);
-            registry.register(&mut socket, Token(FIRST_LISTENER + n), Interest::READABLE)?;
+    pub(crate) fn new(listeners: Vec<TcpListener>, registry: Registry) -> io::Result<Self> {
+        let listeners = listeners.into_iter().enumerate().map(|(n, socket)| {
+            let (fd, token) = (socket.as_raw_fd(), Token(FIRST_LISTENER + n));
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
             Ok(Listener { socket, ready: false })
         });
         Ok(Self {
@@ -94,20 +81,22 @@ impl Tcp {
             registry,
             slots: Slab::new(),
             places: HashMap::new(),
-            accepted: 0,
-            resolver: Resolver::system(wake)?,
-            ipv4_peers,
             deadlines: BTreeSet::new(),
             readers: VecDeque::new(),
             writers: VecDeque::new(),
             buf: vec![0; READ_BUFFER].into_boxed_slice(),
-            paused_until: None,
-            complaints: RateLimit::new(Duration::from_secs(10)),
+            gate: Gate::default(),
         })
     }
 
     /// The poll reported something about a token from [`FIRST_LISTENER`] on.
-    pub(crate) fn ready(&mut self, event: &mio::event::Event, node: &mut Node, now: Instant) {
+    pub(crate) fn ready(
+        &mut self,
+        event: &mio::event::Event,
+        node: &mut Node,
+        names: &mut Names,
+        now: Instant,
+    ) {
         let token = event.token();
         let Some(place) = token.0.checked_sub(FIRST_CONN) else {
             if let Some(listener) = self.listeners.get_mut(token.0 - FIRST_LISTENER) {
@@ -115,21 +104,15 @@ impl Tcp {
             }
             return;
         };
-        match self.slots.get_mut(place) {
-            Some(Slot::Open(conn)) => {
-                let step = conn.ready(event, node, now);
-                self.after(place, step);
-            }
-            Some(Slot::Dial(dial)) => {
-                let progress = dial.ready(now, &self.registry, token);
-                self.dialled(place, progress, node, now);
-                // The same event may tell of first bytes, or even of the end: there is no other.
-                if let Some(Slot::Open(conn)) = self.slots.get_mut(place) {
-                    let step = conn.ready(event, node, now);
-                    self.after(place, step);
-                }
-            }
-            None => {}
+        if let Some(Slot::Dial { dial, .. }) = self.slots.get_mut(place) {
+            let progress = dial.ready(now);
+            self.dialled(place, progress, node, names, now);
+        }
+        // Also after a dial: the same event may tell of first bytes, or even of the end, and there
+        // is no other.
+        if let Some(Slot::Open { conn, .. }) = self.slots.get_mut(place) {
+            let step = conn.ready(readiness(event), node, now);
+            self.after(place, step);
         }
     }
 
@@ -138,8 +121,8 @@ impl Tcp {
         self.accept(node, now);
         for _ in 0..self.readers.len().min(READS) {
             let Some(place) = self.readers.pop_front() else { break };
-            if let Some(Slot::Open(conn)) = self.slots.get_mut(place) {
-                conn.queued.read = false;
+            if let Some(Slot::Open { conn, reads, .. }) = self.slots.get_mut(place) {
+                *reads = false;
                 let step = conn.read(&mut self.buf, node, now);
                 self.after(place, step);
             }
@@ -150,8 +133,8 @@ impl Tcp {
     pub(crate) fn flush(&mut self, node: &mut Node, now: Instant) {
         for _ in 0..self.writers.len().min(WRITES) {
             let Some(place) = self.writers.pop_front() else { break };
-            if let Some(Slot::Open(conn)) = self.slots.get_mut(place) {
-                conn.queued.write = false;
+            if let Some(Slot::Open { conn, writes, .. }) = self.slots.get_mut(place) {
+                *writes = false;
                 let step = conn.flush(node, now);
                 self.after(place, step);
             }
@@ -160,103 +143,58 @@ impl Tcp {
 
     /// Whether there is work that no event will announce.
     pub(crate) fn has_work(&self) -> bool {
-        let accepting = self.paused_until.is_none() && self.listeners.iter().any(|l| l.ready);
+        let closed = self.gate.closed_until().is_some();
+        let accepting = !closed && self.listeners.iter().any(|l| l.ready);
         accepting || !self.readers.is_empty() || !self.writers.is_empty()
     }
 
     /// When [`Self::expire`] is to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let dial = self.deadlines.first().map(|(at, _)| *at);
-        dial.into_iter().chain(self.paused_until).min()
+        dial.into_iter().chain(self.gate.closed_until()).min()
     }
 
     /// Ends what took too long.
-    pub(crate) fn expire(&mut self, node: &mut Node, now: Instant) {
-        if self.paused_until.is_some_and(|at| at <= now) {
-            self.paused_until = None;
-        }
+    pub(crate) fn expire(&mut self, node: &mut Node, names: &mut Names, now: Instant) {
+        self.gate.is_open(now);
         while let Some(&(at, id)) = self.deadlines.first() {
             if at > now {
                 break;
             }
             self.deadlines.pop_first();
-            let Some(&place) = self.places.get(&id) else { continue };
-            if let Some(Slot::Dial(dial)) = self.slots.get_mut(place) {
-                let progress = dial.next(now, &self.registry, Token(FIRST_CONN + place));
-                self.dialled(place, progress, node, now);
-            }
+            self.with_dial(id, node, names, now, |dial| dial.next(now));
         }
     }
 
-    /// Takes what the resolver has found.
-    pub(crate) fn resolved(&mut self, node: &mut Node, now: Instant) {
-        while let Some((ask, answer)) = self.resolver.poll() {
-            match ask {
-                Ask::Peer(peer) => self.peer_resolved(peer, answer, node, now),
-                Ask::Dial(id) => {
-                    // Else it was aborted, or took too long.
-                    let Some(&place) = self.places.get(&id) else { continue };
-                    let Some(Slot::Dial(dial)) = self.slots.get_mut(place) else { continue };
-                    let progress = match answer {
-                        Ok(addrs) => {
-                            dial.start(addrs, now, &self.registry, Token(FIRST_CONN + place))
-                        }
-                        Err(e) => Progress::Failed(e),
-                    };
-                    self.dialled(place, progress, node, now);
-                }
-            }
-        }
-    }
-
-    /// [`Action::Resolve`](entrouter_proto::Action::Resolve).
-    pub(crate) fn resolve(
+    /// Goes on with a dial whose name is resolved.
+    pub(crate) fn resolved(
         &mut self,
-        peer: PeerId,
-        target: HostPort,
+        id: ConnId,
+        answer: Answer,
         node: &mut Node,
+        names: &mut Names,
         now: Instant,
     ) {
-        if let Some(addr) = target.literal() {
-            node.handle_resolved(now, peer, &[addr]);
-        } else if let Err(e) = self.resolver.request(Ask::Peer(peer), target) {
-            self.peer_resolved(peer, Err(io::Error::other(e)), node, now);
-        }
-    }
-
-    fn peer_resolved(&mut self, peer: PeerId, answer: Answer, node: &mut Node, now: Instant) {
-        let usable = answer.and_then(|mut addrs| {
-            addrs.retain(|addr| addr.is_ipv4() || !self.ipv4_peers);
-            let none = || io::Error::other("it has no IPv4 address, and listen.relay_addr is IPv4");
-            if addrs.is_empty() { Err(none()) } else { Ok(addrs) }
-        });
-        match usable {
-            Ok(addrs) => node.handle_resolved(now, peer, &addrs),
-            Err(e) => {
-                if let Some(n) = self.complaints.hit(now, format!("peer {}", peer.0)) {
-                    warn!("peers[{}].addr cannot be resolved: {e}{}", peer.0, Suppressed(n));
-                }
-                // The core tries again when it sees fit.
-                node.handle_resolved(now, peer, &[]);
-            }
-        }
+        self.with_dial(id, node, names, now, |dial| dial.start(answer, now));
     }
 
     /// [`Action::Connect`](entrouter_proto::Action::Connect).
-    pub(crate) fn connect(&mut self, id: ConnId, target: HostPort, node: &mut Node, now: Instant) {
-        let literal = target.literal();
-        let dial = Dial::new(id, target.clone(), now);
-        let place = self.slots.insert(Slot::Dial(dial));
+    pub(crate) fn connect(
+        &mut self,
+        id: ConnId,
+        target: HostPort,
+        node: &mut Node,
+        names: &mut Names,
+        now: Instant,
+    ) {
+        let known = names.resolve_origin(id, &target);
+        let dial = Dial::new(id, target, now);
+        let place = self.slots.insert(Slot::Dial { dial, watched: None });
         self.places.insert(id, place);
-        let Some(Slot::Dial(dial)) = self.slots.get_mut(place) else { return };
-        let progress = match literal {
-            Some(addr) => dial.start(vec![addr], now, &self.registry, Token(FIRST_CONN + place)),
-            None => match self.resolver.request(Ask::Dial(id), target) {
-                Ok(()) => Progress::Waiting,
-                Err(busy) => Progress::Failed(io::Error::other(busy)),
-            },
-        };
-        self.dialled(place, progress, node, now);
+        self.with_dial(id, node, names, now, |dial| match known {
+            Some(answer) => dial.start(answer, now),
+            None => Progress::Waiting,
+        });
     }
 
     /// [`Action::Write`](entrouter_proto::Action::Write).
@@ -284,18 +222,34 @@ impl Tcp {
 
     /// [`Action::StopAccepting`](entrouter_proto::Action::StopAccepting).
     pub(crate) fn stop_accepting(&mut self) {
-        for mut listener in self.listeners.drain(..) {
-            let _ = self.registry.deregister(&mut listener.socket);
+        for listener in self.listeners.drain(..) {
+            let _ = self.registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
         }
-        self.paused_until = None;
+        self.gate.open();
     }
 
     fn with(&mut self, id: ConnId, change: impl FnOnce(&mut Conn)) {
         // Else the connection ended before the core could know.
         let Some(&place) = self.places.get(&id) else { return };
-        if let Some(Slot::Open(conn)) = self.slots.get_mut(place) {
+        if let Some(Slot::Open { conn, .. }) = self.slots.get_mut(place) {
             change(conn);
             self.after(place, Step::Idle);
+        }
+    }
+
+    fn with_dial(
+        &mut self,
+        id: ConnId,
+        node: &mut Node,
+        names: &mut Names,
+        now: Instant,
+        change: impl FnOnce(&mut Dial) -> Progress,
+    ) {
+        // Else it was aborted, or took too long.
+        let Some(&place) = self.places.get(&id) else { return };
+        if let Some(Slot::Dial { dial, .. }) = self.slots.get_mut(place) {
+            let progress = change(dial);
+            self.dialled(place, progress, node, names, now);
         }
     }
 
@@ -305,43 +259,49 @@ impl Tcp {
             self.remove(place);
             return;
         }
-        let Some(Slot::Open(conn)) = self.slots.get_mut(place) else { return };
-        if conn.wants_read() && !std::mem::replace(&mut conn.queued.read, true) {
+        let Some(Slot::Open { conn, reads, writes }) = self.slots.get_mut(place) else { return };
+        if conn.wants_read() && !std::mem::replace(reads, true) {
             self.readers.push_back(place);
         }
-        if conn.wants_write() && !std::mem::replace(&mut conn.queued.write, true) {
+        if conn.wants_write() && !std::mem::replace(writes, true) {
             self.writers.push_back(place);
         }
     }
 
     /// After anything happened to a dial.
-    fn dialled(&mut self, place: usize, progress: Progress, node: &mut Node, now: Instant) {
-        let Some(Slot::Dial(dial)) = self.slots.get_mut(place) else { return };
+    fn dialled(
+        &mut self,
+        place: usize,
+        mut progress: Progress,
+        node: &mut Node,
+        names: &mut Names,
+        now: Instant,
+    ) {
+        let Some(Slot::Dial { dial, watched }) = self.slots.get_mut(place) else { return };
         let id = dial.id;
+        while let Progress::Attempt(stream) = progress {
+            progress = match watch(&self.registry, place, &stream) {
+                Ok(()) => Progress::Waiting,
+                Err(e) => dial.give_up(e, now),
+            };
+        }
+        if let Some(before) = watched.take() {
+            self.deadlines.remove(&(before, id));
+        }
         match progress {
-            Progress::Waiting => {
-                let ends = dial.attempt_ends;
-                if let Some(before) = dial.watched.replace(ends) {
-                    self.deadlines.remove(&(before, id));
-                }
-                self.deadlines.insert((ends, id));
+            Progress::Waiting | Progress::Attempt(_) => {
+                *watched = Some(dial.ends());
+                self.deadlines.insert((dial.ends(), id));
             }
             Progress::Connected(stream) => {
-                if let Some(watched) = dial.watched.take() {
-                    self.deadlines.remove(&(watched, id));
-                }
                 if let Some(slot) = self.slots.get_mut(place) {
-                    *slot = Slot::Open(Conn::new(id, stream));
+                    *slot = Slot::open(Conn::new(id, stream));
                 }
                 node.handle_tcp(now, TcpEvent::Connected { conn: id });
             }
             Progress::Failed(e) => {
-                let target = dial.target.to_string();
+                names.unreachable(id, &dial.target, &e, node, now);
                 self.remove(place);
-                if let Some(n) = self.complaints.hit(now, target.clone()) {
-                    warn!("origin {target} cannot be reached: {e}{}", Suppressed(n));
-                }
-                node.handle_tcp(now, TcpEvent::ConnectFailed { conn: id });
             }
         }
     }
@@ -349,18 +309,17 @@ impl Tcp {
     fn remove(&mut self, place: usize) {
         let Some(slot) = self.slots.try_remove(place) else { return };
         // A descriptor is free again.
-        self.paused_until = None;
+        self.gate.open();
         match slot {
-            Slot::Open(mut conn) => {
-                self.places.remove(&conn.id);
-                let _ = self.registry.deregister(&mut conn.stream);
+            // Closing a socket ends its being watched, too.
+            Slot::Open { conn, .. } => {
+                self.places.remove(&conn.id());
             }
-            Slot::Dial(mut dial) => {
+            Slot::Dial { dial, watched } => {
                 self.places.remove(&dial.id);
-                if let Some(watched) = dial.watched {
+                if let Some(watched) = watched {
                     self.deadlines.remove(&(watched, dial.id));
                 }
-                dial.abandon(&self.registry);
             }
         }
     }
@@ -369,62 +328,39 @@ impl Tcp {
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
                 let listener = &mut self.listeners[n];
-                if !listener.ready || self.paused_until.is_some() {
+                if !listener.ready || !self.gate.is_open(now) {
                     break;
                 }
-                match listener.socket.accept() {
+                match self.gate.accept(&listener.socket, now) {
                     Ok((stream, remote)) => {
-                        let Some(conn) = self.admit(stream, now) else { continue };
-                        let (listener, remote) = (ListenerId(n), canonical(remote));
+                        let place = self.slots.vacant_key();
+                        if let Err(e) = watch(&self.registry, place, &stream) {
+                            self.gate.close(now, &e);
+                            continue;
+                        }
+                        let (conn, listener) = (self.gate.admit(), ListenerId(n));
+                        self.slots.insert(Slot::open(Conn::new(conn, stream)));
+                        self.places.insert(conn, place);
                         node.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote });
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
-                    // Of this one connection, which is gone (accept(2)).
-                    Err(e) if is_passing(&e) => debug!("accept: {e}"),
-                    Err(e) => self.pause(now, &e),
+                    Err(e) => listener.ready = e.kind() != io::ErrorKind::WouldBlock,
                 }
             }
         }
     }
-
-    fn admit(&mut self, mut stream: TcpStream, now: Instant) -> Option<ConnId> {
-        let entry = self.slots.vacant_entry();
-        let token = Token(FIRST_CONN + entry.key());
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if let Err(e) = self.registry.register(&mut stream, token, both) {
-            self.pause(now, &e);
-            return None;
-        }
-        let id = ConnId::accepted(self.accepted);
-        self.accepted += 1;
-        self.places.insert(id, entry.key());
-        entry.insert(Slot::Open(Conn::new(id, stream)));
-        Some(id)
-    }
-
-    /// Out of file descriptors or memory, as a rule. Clients wait in the kernel's queue meanwhile.
-    fn pause(&mut self, now: Instant, e: &io::Error) {
-        self.paused_until = Some(now + ACCEPT_PAUSE);
-        if let Some(n) = self.complaints.hit(now, "accept".to_owned()) {
-            warn!(
-                "cannot accept connections: {e}; trying again (is the limit of open files too low? \
-                 see `ulimit -n`){}",
-                Suppressed(n)
-            );
-        }
-    }
 }
 
-fn is_passing(e: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(
-        e.kind(),
-        K::Interrupted
-            | K::ConnectionAborted
-            | K::ConnectionReset
-            | K::NetworkDown
-            | K::NetworkUnreachable
-            | K::HostUnreachable
-            | K::TimedOut
-    )
+/// Lets the poll report on a connection.
+fn watch(registry: &Registry, place: usize, stream: &TcpStream) -> io::Result<()> {
+    let both = Interest::READABLE | Interest::WRITABLE;
+    registry.register(&mut SourceFd(&stream.as_raw_fd()), Token(FIRST_CONN + place), both)
+}
+
+fn readiness(event: &mio::event::Event) -> Readiness {
+    Readiness {
+        readable: event.is_readable(),
+        writable: event.is_writable(),
+        end: event.is_read_closed(),
+        broken: event.is_error() || event.is_write_closed(),
+    }
 }

@@ -1,7 +1,7 @@
 //! Sockets with the options that a PoP wants, and errors that name the configuration's key.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -106,6 +106,28 @@ pub fn tcp_listener(key: &str, addr: SocketAddr) -> Result<TcpListener, BindErro
     bind().map_err(BindError::new(key, addr))
 }
 
+/// Begins to connect to `addr`: nonblocking; writable as soon as it is decided. A connection that
+/// stands before anybody took note of it is reset on close, too ([`prepare_stream`]).
+///
+/// # Errors
+/// If it fails at once.
+pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    match socket.connect(&addr.into()) {
+        Err(e) if !under_way(&e) => Err(e),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// Whether connecting goes on in the background (connect(2)).
+fn under_way(e: &io::Error) -> bool {
+    let code = e.raw_os_error();
+    e.kind() == io::ErrorKind::WouldBlock
+        || code == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
+}
+
 fn open(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     if addr.is_ipv6() && addr.ip().is_unspecified() {
@@ -160,7 +182,6 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::TcpStream;
 
     use super::*;
 

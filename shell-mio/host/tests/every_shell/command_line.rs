@@ -1,14 +1,12 @@
-//! The binary's command line.
+//! The binary's command line. A module of each shell's tests, which say which shell it is.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use crate::{BINARY, NAME};
+
 fn run(args: &[&str]) -> (i32, String, String) {
-    let output: Output = Command::new(env!("CARGO_BIN_EXE_entrouter-mio"))
-        .args(args)
-        .env_remove("RUST_LOG")
-        .output()
-        .unwrap();
+    let output: Output = Command::new(BINARY).args(args).env_remove("RUST_LOG").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -18,7 +16,7 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new(name: &str, text: &[u8]) -> Self {
-        let path = std::env::temp_dir().join(format!("entrouter-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("{NAME}-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
         Self(path)
     }
@@ -45,7 +43,7 @@ fn genkey_prints_a_new_key_each_time() {
 #[test]
 fn version_and_help() {
     let (code, stdout, _) = run(&["--version"]);
-    assert_eq!((code, stdout.as_str()), (0, "entrouter-mio 0.1.0\n"));
+    assert_eq!((code, stdout), (0, format!("{NAME} 0.1.0\n")));
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, 0);
     for word in ["run", "check", "genkey", "--config", "--log", "--version"] {
@@ -71,7 +69,7 @@ fn wrong_usage_is_told_on_stderr_with_code_2() {
     }
     let (code, _, stderr) = run(&["run", "--config", "x", "--log", "loud"]);
     assert_eq!(code, 2);
-    assert!(stderr.starts_with("entrouter-mio: log level `loud`"), "{stderr}");
+    assert!(stderr.starts_with(&format!("{NAME}: log level `loud`")), "{stderr}");
 }
 
 #[test]
@@ -95,7 +93,7 @@ fn a_broken_configuration_is_told_by_check_and_by_run() {
         let (code, stdout, stderr) = run(args);
         assert_eq!((code, stdout.as_str()), (2, ""));
         assert!(stderr.contains("node_id"), "{stderr}");
-        assert!(stderr.lines().all(|l| l.starts_with("entrouter-mio: ")), "{stderr}");
+        assert!(stderr.lines().all(|l| l.starts_with(NAME)), "{stderr}");
     }
     let binary = Temporary::new("binary.toml", b"\xff\xfe\x00");
     assert_eq!(run(&["check", "--config", binary.path()]).0, 2);

@@ -1,4 +1,5 @@
-//! The event loop through real sockets: a client, two PoPs, an origin.
+//! The event loop through real sockets: a client, two PoPs, an origin. A module of each shell's
+//! tests, which say which shell it is.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -6,11 +7,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use entrouter_mio::{Handle, Options, RunError, Shell};
 use entrouter_proto::Config;
 use entrouter_proto::config::{HostPort, Lanes, Limits, Listen, Mesh, Peer, PresharedKey, Relay};
 use entrouter_proto::ids::{NodeId, ServiceName};
 use socket2::SockRef;
+
+use crate::shell::{Handle, Options, RunError, Shell};
 
 /// What a test waits for at most; nothing waits that long when all is well.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,13 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use entrouter_host::sockets;
 use entrouter_proto::{ConnId, Node, TcpEvent};
-use mio::net::TcpStream;
 use tracing::debug;
+
+use crate::sockets;
+
+/// Read at once from one connection: the size of a loop's buffer for [`Conn::read`].
+pub const READ_BUFFER: usize = 64 << 10;
 
 /// Written to one connection in a turn of the loop.
 const WRITE_BUDGET: usize = 1 << 20;
@@ -17,8 +22,9 @@ const WRITE_BUDGET: usize = 1 << 20;
 const IOVECS: usize = 64;
 
 /// What became of a connection.
+#[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// There is nothing to do until something happens to it.
     Idle,
     /// There is more to do at once.
@@ -27,30 +33,37 @@ pub(crate) enum Step {
     Over,
 }
 
+/// What a loop heard of a connection's socket. All but `end` may be said without need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// There may be bytes, or an end.
+    pub readable: bool,
+    /// It may take bytes.
+    pub writable: bool,
+    /// The other side has ended, or both have: what is read ends, and nothing more will be heard of
+    /// that.
+    pub end: bool,
+    /// It may be broken.
+    pub broken: bool,
+}
+
+/// A nonblocking connection between the kernel and the core.
 #[derive(Debug)]
-pub(crate) struct Conn {
-    pub(crate) id: ConnId,
-    pub(crate) stream: TcpStream,
+pub struct Conn {
+    id: ConnId,
+    stream: Arc<TcpStream>,
     /// Bytes that may still be read.
     grant: usize,
-    /// May have bytes, or an end. Events are edge-triggered: cleared only by `WouldBlock`, or by
+    /// May have bytes, or an end. Events may be edge-triggered: cleared only by `WouldBlock`, or by
     /// what is as good as that.
     readable: bool,
-    /// The poll saw the other side's end, so there will be no further event for it.
+    /// The loop heard of the other side's end, so there will be no further event for it.
     end_seen: bool,
     /// The end has been reported.
     eof: bool,
     writes: VecDeque<Bytes>,
     writable: bool,
     shutdown: Shutdown,
-    /// Whether it stands in the queue of readers, and of writers.
-    pub(crate) queued: Queued,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Queued {
-    pub(crate) read: bool,
-    pub(crate) write: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -61,8 +74,10 @@ enum Shutdown {
 }
 
 impl Conn {
-    pub(crate) fn new(id: ConnId, stream: TcpStream) -> Self {
-        if let Err(e) = sockets::prepare_stream(&stream) {
+    /// A connection that was just made. Closing it resets it, until it has ended well.
+    #[must_use]
+    pub fn new(id: ConnId, stream: Arc<TcpStream>) -> Self {
+        if let Err(e) = sockets::prepare_stream(&*stream) {
             debug!("{id:?}: socket options: {e}");
         }
         Self {
@@ -75,53 +90,82 @@ impl Conn {
             writes: VecDeque::new(),
             writable: true,
             shutdown: Shutdown::No,
-            queued: Queued::default(),
         }
     }
 
-    /// The poll reported something.
-    pub(crate) fn ready(
-        &mut self,
-        event: &mio::event::Event,
-        node: &mut Node,
-        now: Instant,
-    ) -> Step {
-        if event.is_error() || event.is_write_closed() {
+    /// Its name in the core.
+    #[must_use]
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Something happened to the socket.
+    pub fn ready(&mut self, what: Readiness, node: &mut Node, now: Instant) -> Step {
+        if what.broken {
             // A reset must be noticed even if nothing may be read and nothing is to be written.
             if let Ok(Some(e)) = self.stream.take_error() {
                 return self.reset(&e, node, now);
             }
         }
-        self.readable |= event.is_readable() || event.is_read_closed();
-        self.end_seen |= event.is_read_closed();
-        self.writable |= event.is_writable();
+        self.readable |= what.readable || what.end;
+        self.end_seen |= what.end;
+        self.writable |= what.writable;
         if self.grant == 0 { self.look(node, now) } else { Step::Idle }
     }
 
-    pub(crate) fn grant(&mut self, bytes: usize) {
+    /// [`Action::GrantRead`](entrouter_proto::Action::GrantRead).
+    pub fn grant(&mut self, bytes: usize) {
         self.grant = self.grant.saturating_add(bytes);
     }
 
-    pub(crate) fn wants_read(&self) -> bool {
+    /// Whether [`Self::read`] has something to do.
+    #[must_use]
+    pub fn wants_read(&self) -> bool {
         self.readable && !self.eof && self.grant > 0
     }
 
-    pub(crate) fn wants_write(&self) -> bool {
-        self.writable && (!self.writes.is_empty() || self.shutdown == Shutdown::Wanted)
+    /// Whether it reads as soon as the socket is readable.
+    #[must_use]
+    pub fn awaits_bytes(&self) -> bool {
+        !self.readable && !self.eof && self.grant > 0
+    }
+
+    /// Whether [`Self::flush`] has something to do.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.writable && self.has_output()
+    }
+
+    /// Whether it writes as soon as the socket is writable.
+    #[must_use]
+    pub fn awaits_room(&self) -> bool {
+        !self.writable && self.has_output()
+    }
+
+    /// Whether there is something to write, or an end to be told.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.writes.is_empty() || self.shutdown == Shutdown::Wanted
     }
 
     /// Reads once, into `buf`, what is granted.
-    pub(crate) fn read(&mut self, buf: &mut [u8], node: &mut Node, now: Instant) -> Step {
+    pub fn read(&mut self, buf: &mut [u8], node: &mut Node, now: Instant) -> Step {
         if !self.wants_read() {
             return Step::Idle;
         }
         let most = buf.len().min(self.grant);
-        match self.stream.read(&mut buf[..most]) {
+        match (&*self.stream).read(&mut buf[..most]) {
             Ok(0) => self.end(node, now),
             Ok(n) => {
                 self.grant -= n;
                 // A short read has emptied the socket. What comes after it makes a new event,
-                // unless it is an end that the poll has already told us of.
+                // unless it is an end that we have already heard of.
                 if n < most && !self.end_seen {
                     self.readable = false;
                 }
@@ -171,20 +215,22 @@ impl Conn {
         Step::Over
     }
 
-    pub(crate) fn write(&mut self, data: Bytes) {
+    /// [`Action::Write`](entrouter_proto::Action::Write).
+    pub fn write(&mut self, data: Bytes) {
         if self.shutdown == Shutdown::No && !data.is_empty() {
             self.writes.push_back(data);
         }
     }
 
-    pub(crate) fn shutdown(&mut self) {
+    /// [`Action::Shutdown`](entrouter_proto::Action::Shutdown).
+    pub fn shutdown(&mut self) {
         if self.shutdown == Shutdown::No {
             self.shutdown = Shutdown::Wanted;
         }
     }
 
     /// Writes what is queued, as far as the socket takes it and the turn allows.
-    pub(crate) fn flush(&mut self, node: &mut Node, now: Instant) -> Step {
+    pub fn flush(&mut self, node: &mut Node, now: Instant) -> Step {
         let mut written = 0;
         let mut error = None;
         while self.writable && !self.writes.is_empty() && written < WRITE_BUDGET {
@@ -194,7 +240,7 @@ impl Conn {
                 *slice = IoSlice::new(data);
                 count += 1;
             }
-            match self.stream.write_vectored(&slices[..count]) {
+            match (&*self.stream).write_vectored(&slices[..count]) {
                 Ok(n) => {
                     written += n;
                     self.forget(n);
@@ -240,7 +286,7 @@ impl Conn {
         if !self.eof || self.shutdown != Shutdown::Done {
             return Step::Idle;
         }
-        if let Err(e) = sockets::let_finish(&self.stream) {
+        if let Err(e) = sockets::let_finish(&*self.stream) {
             debug!("{:?}: socket options: {e}", self.id);
         }
         Step::Over

@@ -1,29 +1,30 @@
-//! Binding a PoP's sockets, and the handle by which other threads steer it.
+//! A PoP around any event loop: binding its sockets in one order and with one set of words, and what
+//! a loop is given to drive.
 
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use entrouter_host::Wake;
-use entrouter_host::admin::{AdminError, AdminServer};
-use entrouter_host::entropy::{self, EntropyError};
-use entrouter_host::glue;
-use entrouter_host::signals::{SignalError, Signals};
-use entrouter_host::sockets::{self, BindError};
-use entrouter_host::status_cell::StatusCell;
-use entrouter_host::timer::{PreciseTimer, TimerError};
-use entrouter_proto::status::Status;
-use entrouter_proto::{Config, Node, NodeError};
-use mio::{Poll, Waker};
+use entrouter_proto::{Config, Node, NodeError, SocketId};
 use tracing::{info, warn};
 
-use crate::event_loop::{self, EventLoop, Parts};
-use crate::tcp::Tcp;
-use crate::udp::Udp;
+use crate::Wake;
+use crate::admin::{AdminError, AdminServer};
+use crate::cli;
+use crate::datagrams::Datagrams;
+use crate::entropy::{self, EntropyError};
+use crate::glue;
+use crate::life::{Control, Life};
+use crate::names::Names;
+use crate::signals::{SignalError, Signals};
+use crate::sockets::{self, BindError};
+use crate::status_cell::StatusCell;
+use crate::timer::{PreciseTimer, TimerError};
+
+pub use crate::life::Handle;
 
 /// What the configuration does not say.
 #[derive(Debug, Clone, Default)]
@@ -71,10 +72,61 @@ pub enum RunError {
     Poll(#[source] io::Error),
 }
 
+/// What a shell is: it waits, lets the core think, and does what the core asks.
+pub trait EventLoop: Sized {
+    /// What has to exist before anything is bound.
+    type Setup;
+
+    /// Makes it, and what wakes the loop from other threads.
+    ///
+    /// # Errors
+    /// If the operating system refuses, which as a rule is a lack of file descriptors.
+    fn prepare() -> io::Result<(Self::Setup, Wake)>;
+
+    /// The loop, with everything to watch.
+    ///
+    /// # Errors
+    /// If something cannot be watched.
+    fn new(setup: Self::Setup, parts: Parts) -> io::Result<Self>;
+
+    /// Runs on this thread until the node is drained, or told to stop.
+    ///
+    /// # Errors
+    /// [`RunError`] if the operating system no longer reports events.
+    fn run(self) -> Result<(), RunError>;
+}
+
+/// The whole of a shell's `main`: carries out the command line of the process, by the loop `L`.
+pub fn main<L: EventLoop>(name: &str, version: &str) -> ExitCode {
+    cli::main(name, version, |request| {
+        let options = Options { config_file: Some(request.path), signals: true };
+        Shell::<L>::bind(request.config, options)?.run()?;
+        Ok::<(), Box<dyn std::error::Error>>(())
+    })
+}
+
+/// What a loop drives.
+#[derive(Debug)]
+pub struct Parts {
+    /// The core.
+    pub node: Node,
+    /// Draining, stopping, reloading, status; with the signals to watch.
+    pub life: Life,
+    /// The UDP sockets, each at the place of its [`SocketId`].
+    pub udp: Vec<Datagrams>,
+    /// The TCP listeners, nonblocking, each at the place of its
+    /// [`ListenerId`](entrouter_proto::ListenerId).
+    pub listeners: Vec<TcpListener>,
+    /// Names to be resolved.
+    pub names: Names,
+    /// For the core's deadlines.
+    pub timer: PreciseTimer,
+}
+
 /// A PoP whose sockets are bound and that does not run yet.
 #[derive(Debug)]
-pub struct Shell {
-    event_loop: EventLoop,
+pub struct Shell<L> {
+    event_loop: L,
     handle: Handle,
     relay_addr: SocketAddr,
     tcp_addrs: Vec<SocketAddr>,
@@ -82,7 +134,7 @@ pub struct Shell {
     admin: Option<AdminServer>,
 }
 
-impl Shell {
+impl<L: EventLoop> Shell<L> {
     /// Binds every socket that the configuration names; port 0 means any.
     ///
     /// # Errors
@@ -90,36 +142,24 @@ impl Shell {
     pub fn bind(config: Config, options: Options) -> Result<Self, StartError> {
         let now = Instant::now();
         let node = Node::new(config.clone(), entropy::seed()?, now, entropy::unix_now())?;
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), event_loop::WAKER)?);
-        let wake: Wake = Arc::new(move || {
-            // Fails only if the loop's descriptor is gone, and then nobody waits.
-            let _ = waker.wake();
-        });
-        let control = Arc::new(Control {
-            drain: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            status: StatusCell::new(Arc::clone(&wake)),
-            wake: Arc::clone(&wake),
-        });
+        let (setup, wake) = L::prepare()?;
+        let control = Control::new(Arc::clone(&wake));
 
-        let (socket, small) = sockets::udp("listen.relay_addr", config.listen.relay_addr)?;
+        let (relay, small) = sockets::udp("listen.relay_addr", config.listen.relay_addr)?;
         for buffer in small {
             warn!("{buffer}");
         }
-        let relay_addr = socket.local_addr()?;
-        let udp = Udp::new(socket, poll.registry())?;
+        let relay_addr = relay.local_addr()?;
+        let udp = vec![Datagrams::new(SocketId(0), "listen.relay_addr", relay)?];
 
         let mut listeners = Vec::new();
         let keys = listener_keys(&config, node.listeners());
         for (listener, key) in node.listeners().iter().zip(keys) {
             listeners.push(sockets::tcp_listener(&key, listener.addr)?);
         }
-        let tcp_addrs = listeners
-            .iter()
-            .map(std::net::TcpListener::local_addr)
-            .collect::<io::Result<Vec<_>>>()?;
-        let tcp = Tcp::new(listeners, wake, poll.registry().try_clone()?, relay_addr.is_ipv4())?;
+        let tcp_addrs =
+            listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let names = Names::new(wake, relay_addr.is_ipv4())?;
 
         let signals = if options.signals { Some(Signals::install()?) } else { None };
         let admin = match config.listen.admin_addr {
@@ -137,17 +177,9 @@ impl Shell {
         if let Some(admin) = &admin {
             info!("listening on http {} (admin)", admin.addr());
         }
-        let event_loop = EventLoop::new(Parts {
-            node,
-            config,
-            config_file: options.config_file,
-            poll,
-            udp,
-            tcp,
-            timer: PreciseTimer::new()?,
-            signals,
-            control: Arc::clone(&control),
-        })?;
+        let life = Life::new(config, options.config_file, signals, Arc::clone(&control));
+        let timer = PreciseTimer::new()?;
+        let event_loop = L::new(setup, Parts { node, life, udp, listeners, names, timer })?;
         Ok(Self { event_loop, handle: Handle { control }, relay_addr, tcp_addrs, admin })
     }
 
@@ -211,45 +243,4 @@ fn listener_keys(config: &Config, listeners: &[entrouter_proto::Listener]) -> Ve
             }
         })
         .collect()
-}
-
-/// What other threads ask of the event loop.
-pub(crate) struct Control {
-    pub(crate) drain: AtomicBool,
-    pub(crate) stop: AtomicBool,
-    pub(crate) status: Arc<StatusCell>,
-    wake: Wake,
-}
-
-impl fmt::Debug for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Control").finish_non_exhaustive()
-    }
-}
-
-/// Steers a running PoP. All clones steer the same one.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    control: Arc<Control>,
-}
-
-impl Handle {
-    /// Accept no more connections, finish those that exist, then end.
-    pub fn drain(&self) {
-        self.control.drain.store(true, Ordering::Release);
-        (self.control.wake)();
-    }
-
-    /// End at once: connections are reset.
-    pub fn stop(&self) {
-        self.control.stop.store(true, Ordering::Release);
-        (self.control.wake)();
-    }
-
-    /// A snapshot; `None` if the event loop does not run or gives no answer within a second. Not to
-    /// be called on the event loop's own thread.
-    #[must_use]
-    pub fn status(&self) -> Option<Status> {
-        self.control.status.get(Duration::from_secs(1))
-    }
 }
