@@ -43,6 +43,7 @@ fn bad_flags_are_one_line_and_exit_2() {
         &["--seconds", "-1"],
         &["--seed", "x"],
         &["--bulk", "maybe"],
+        &["--shell", "tokio"],
         &["--bulk", "off", "--ping", "off"],
         &["--no-such-flag"],
         &["surplus"],
@@ -55,8 +56,8 @@ fn bad_flags_are_one_line_and_exit_2() {
 
 #[test]
 fn two_demos_at_once_deliver_every_byte() {
-    let flags = ["--seconds", "2", "--bulk", "both", "--json"];
-    let [first, second] = [demo(&flags), demo(&flags)];
+    let [first, second] = ["mio,smol", "smol,mio"]
+        .map(|shells| demo(&["--seconds", "2", "--bulk", "both", "--json", "--shell", shells]));
     for report in [assert_exact(first), assert_exact(second)] {
         assert!(report["round_trips"]["count"].as_u64() > Some(0));
         assert!(report["bulk"]["to_client"]["mbps"].as_f64() > Some(0.0));

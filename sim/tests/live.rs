@@ -260,6 +260,8 @@ fn relay_and_kernel_tcp_deliver_every_byte_over_the_same_link() {
         "16",
         "--startup-s",
         "1",
+        "--shell",
+        "smol,mio",
         "--json",
     ];
     let child = start(&flags);
@@ -267,6 +269,7 @@ fn relay_and_kernel_tcp_deliver_every_byte_over_the_same_link() {
     let (code, stdout, stderr) = finish(child);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     let report: Value = serde_json::from_str(&stdout).expect("JSON and nothing else");
+    assert_eq!(report["shells"], serde_json::json!(["smol", "mio"]));
     assert_eq!((&report["exact"], &report["failures"]), (&true.into(), &Value::Array(vec![])));
     let cases = report["cases"].as_array().expect("cases");
     assert_eq!(cases.len(), 2);

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use crate::shells::Shell;
+
 /// Built once per process; where each process runs one test (nextest), cargo finds it fresh and its
 /// lock lets one build at a time.
-static BUILT: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
+static BUILT: Mutex<BTreeMap<Shell, PathBuf>> = Mutex::new(BTreeMap::new());
 
 /// Variables that `cargo test` and nextest set for what they run. A build script that watches one of
 /// them (ring's does) would be run again, and all that depends on it compiled again.
@@ -23,7 +25,7 @@ const OF_THE_TEST: &[&str] = &[
 ];
 
 /// Path of `entrouter-<shell>`, built by the release profile if that is not done yet.
-pub fn binary(shell: &'static str) -> PathBuf {
+pub fn binary(shell: Shell) -> PathBuf {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     built.entry(shell).or_insert_with(|| build(&format!("entrouter-{shell}"))).clone()
 }

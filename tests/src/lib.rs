@@ -7,6 +7,7 @@
 //!
 //! The tests are in `tests/tests/`, this is what they share:
 //!
+//! - [`shells`]: which shells a test runs against, and how it is made a test of each choice of them.
 //! - [`build`]: the shells' binaries, always of the release profile, whatever profile the tests have.
 //!   A debug build relays an order of magnitude slower, and the release build is what is shipped.
 //! - [`pop`]: one PoP as a process: its configuration, log, status, signals, end.
@@ -28,20 +29,9 @@ pub mod origin;
 pub mod pop;
 pub mod process;
 pub mod scratch;
+pub mod shells;
 pub mod triangle;
 pub mod wait;
-
-/// Every shell passes every test: `entrouter-<name>`.
-pub const SHELLS: &[&str] = &["mio"];
-
-/// Runs a test against each shell in turn.
-pub fn for_each_shell(test: impl Fn(&'static str)) {
-    for shell in SHELLS {
-        // Shown only if the test fails: which shell it was.
-        eprintln!("--- entrouter-{shell}");
-        test(shell);
-    }
-}
 
 /// Says on the terminal that a test did not test, and why. It still counts as passed: what it needs
 /// is not there.

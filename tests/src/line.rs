@@ -9,6 +9,7 @@ use entrouter_sim::seed::Seed;
 
 use crate::client;
 use crate::pop::{Pop, PopConfig, any_port};
+use crate::shells::Shell;
 
 /// What a line is made of.
 #[derive(Debug)]
@@ -38,6 +39,22 @@ impl Plan {
             ..LinkConfig::default()
         };
         Self { link: Some(link), ..Self::direct(origin) }
+    }
+
+    /// No packet above this size crosses the link.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn mtu(mut self, bytes: usize) -> Self {
+        self.link.as_mut().expect("a plan with a link").mtu = Some(bytes);
+        self
+    }
+
+    /// Each PoP probes the other so often.
+    pub fn probe_interval_ms(mut self, ms: u64) -> Self {
+        self.entry.probe_interval_ms = ms;
+        self.exit.probe_interval_ms = ms;
+        self
     }
 
     /// A second listener of the entry, [`Line::edge`], that leads to this service.
@@ -72,25 +89,26 @@ impl Plan {
         self
     }
 
-    /// Starts both and waits until the tunnel stands, seen from both ends.
+    /// Starts both, the entry and the exit by these shells, and waits until the tunnel stands, seen
+    /// from both ends.
     #[track_caller]
-    pub fn start(self, shell: &'static str) -> Line {
-        let line = self.start_unconnected(shell);
+    pub fn start(self, pair: [Shell; 2]) -> Line {
+        let line = self.start_unconnected(pair);
         line.wait_up();
         line
     }
 
     /// Starts both and returns once they listen.
     #[track_caller]
-    pub fn start_unconnected(mut self, shell: &'static str) -> Line {
+    pub fn start_unconnected(mut self, [entry, exit]: [Shell; 2]) -> Line {
         // The exit learns where the entry is from its handshake, so it can start first.
-        let exit = Pop::start_limited(shell, self.exit, self.max_files[1]);
+        let exit = Pop::start_limited(exit, self.exit, self.max_files[1]);
         let proxy = self
             .link
             .map(|link| BoundProxy::bind(&link, &link, Seed::new(1)).expect("a link on loopback"));
         let facing = proxy.as_ref().map(BoundProxy::addr_facing_a);
         self.entry.peer_addr = Some(facing.unwrap_or(exit.config.relay));
-        let entry = Pop::start_limited(shell, self.entry, self.max_files[0]);
+        let entry = Pop::start_limited(entry, self.entry, self.max_files[0]);
         let link = proxy.map(|proxy| {
             proxy.start(entry.config.relay, exit.config.relay).expect("a thread for the link")
         });

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::scratch::Scratch;
+use crate::shells::Shell;
 use crate::{build, http, process, wait};
 
 /// A key of the configuration, made of one byte.
@@ -46,6 +47,8 @@ pub struct PopConfig {
     pub peer_addr: Option<SocketAddr>,
     /// Further peers: name, address if this PoP is to know it, and `shared_key`.
     pub more_peers: Vec<(String, Option<SocketAddr>, String)>,
+    /// `mesh.probe_interval_ms`.
+    pub probe_interval_ms: u64,
     /// `relay.default_dest`, which is needed with several peers.
     pub default_dest: Option<String>,
     /// `shared_key`.
@@ -68,6 +71,8 @@ impl PopConfig {
             peer: peer.to_owned(),
             peer_addr,
             more_peers: Vec::new(),
+            // Often, so that the tests learn soon what the PoPs notice.
+            probe_interval_ms: 100,
             default_dest: None,
             key: key(1),
             next_key: None,
@@ -75,7 +80,8 @@ impl PopConfig {
         }
     }
 
-    fn toml(&self) -> String {
+    /// The text of the file.
+    pub fn toml(&self) -> String {
         let mut text = format!("node_id = \"{}\"\nregion = \"test\"\n", self.node_id);
         let mut line = |args: std::fmt::Arguments<'_>| {
             text.write_fmt(args).and_then(|()| text.write_char('\n')).expect("a string takes all");
@@ -85,8 +91,7 @@ impl PopConfig {
         if let Some(tcp) = self.tcp {
             line(format_args!("tcp_addr = \"{tcp}\""));
         }
-        // Often, so that the tests learn soon what the PoPs notice.
-        line(format_args!("[mesh]\nprobe_interval_ms = 100"));
+        line(format_args!("[mesh]\nprobe_interval_ms = {}", self.probe_interval_ms));
         if let Some(dest) = &self.default_dest {
             line(format_args!("[relay]\ndefault_dest = \"{dest}\""));
         }
@@ -118,7 +123,7 @@ impl PopConfig {
 /// A PoP at work. Killed when dropped; if that is because the test failed, its log is shown.
 #[derive(Debug)]
 pub struct Pop {
-    shell: &'static str,
+    shell: Shell,
     /// What it was started with; after that with the ports that it got.
     pub config: PopConfig,
     max_files: Option<u32>,
@@ -131,13 +136,13 @@ pub struct Pop {
 impl Pop {
     /// Starts one, and returns once it listens.
     #[track_caller]
-    pub fn start(shell: &'static str, config: PopConfig) -> Self {
+    pub fn start(shell: Shell, config: PopConfig) -> Self {
         Self::start_limited(shell, config, None)
     }
 
     /// The same with a limit of open files.
     #[track_caller]
-    pub fn start_limited(shell: &'static str, config: PopConfig, max_files: Option<u32>) -> Self {
+    pub fn start_limited(shell: Shell, config: PopConfig, max_files: Option<u32>) -> Self {
         let dir = Scratch::new();
         let path = write_config(&dir, &config);
         let running = Running::spawn(shell, path, max_files);
@@ -276,12 +281,17 @@ impl Pop {
         self.learn_ports();
     }
 
+    /// Writes `config` to its file.
+    pub fn rewrite(&self) {
+        write_config(&self.dir, &self.config);
+    }
+
     /// Writes `config` to its file and lets it reload.
     #[track_caller]
     pub fn reload(&mut self) {
         let reloads = |log: &str| log.matches("configuration reloaded").count();
         let before = reloads(&self.running.log());
-        write_config(&self.dir, &self.config);
+        self.rewrite();
         self.signal(Signal::HUP);
         wait::until("the configuration is reloaded", || {
             (reloads(&self.running.log()) > before).then_some(())
@@ -297,7 +307,8 @@ impl Drop for Pop {
         if failed {
             let name = &self.config.node_id;
             let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-            eprintln!("--- log of {name}\n{}--- status of {name}: {status}", self.log());
+            let shell = self.shell;
+            eprintln!("--- log of {name} ({shell})\n{}--- its status: {status}", self.log());
         }
     }
 }
@@ -317,7 +328,7 @@ struct Running {
 }
 
 impl Running {
-    fn spawn(shell: &'static str, config: PathBuf, max_files: Option<u32>) -> Self {
+    fn spawn(shell: Shell, config: PathBuf, max_files: Option<u32>) -> Self {
         let binary = build::binary(shell);
         let mut command = match max_files {
             None => Command::new(&binary),

@@ -10,6 +10,17 @@ pub fn resident(pid: u32) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Time on a processor so far of the threads that it now has, to the nanosecond.
+pub fn running_time(pid: u32) -> Option<Duration> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    tasks
+        .map(|task| {
+            let stat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            Some(Duration::from_nanos(stat.split(' ').next()?.parse().ok()?))
+        })
+        .sum()
+}
+
 /// Processor time used so far, user and system, of all threads.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -8,6 +8,7 @@ use entrouter_sim::live::{BoundProxy, Proxy};
 use entrouter_sim::seed::Seed;
 
 use crate::pop::{Pop, PopConfig, any_port, key};
+use crate::shells::Shell;
 use crate::wait;
 
 /// The way that is taken while the relay lives.
@@ -38,17 +39,17 @@ pub struct Triangle {
 }
 
 impl Triangle {
-    /// Starts all three, with the service "default" at `origin`, and waits until each is up for
-    /// each.
+    /// Starts all three by these shells, in the order of [`OVER_RELAY`], with the service "default" at
+    /// `origin`, and waits until each is up for each.
     #[track_caller]
-    pub fn start(shell: &'static str, origin: SocketAddr) -> Self {
+    pub fn start([entry_shell, relay_shell, exit_shell]: [Shell; 3], origin: SocketAddr) -> Self {
         let [near, far, direct] = [SHORT, SHORT, LONG].map(link);
         // Who starts later knows where to find those before; these learn it from the handshake.
         let mut exit = config("exit", [("relay", None, FAR), ("entry", None, DIRECT_KEY)]);
         exit.origins.push(("default".to_owned(), origin));
-        let exit = Pop::start(shell, exit);
+        let exit = Pop::start(exit_shell, exit);
         let peers = [("exit", Some(far.addr_facing_a()), FAR), ("entry", None, NEAR)];
-        let relay = Pop::start(shell, config("relay", peers));
+        let relay = Pop::start(relay_shell, config("relay", peers));
         let mut entry = config(
             "entry",
             [
@@ -58,7 +59,7 @@ impl Triangle {
         );
         entry.tcp = Some(any_port());
         entry.default_dest = Some("exit".to_owned());
-        let entry = Pop::start(shell, entry);
+        let entry = Pop::start(entry_shell, entry);
         let join = |proxy: BoundProxy, a: &Pop, b: &Pop| {
             proxy.start(a.config.relay, b.config.relay).expect("a thread for a link")
         };

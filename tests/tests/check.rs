@@ -5,14 +5,15 @@ use std::process::{Command, Output};
 
 use entrouter_tests::pop::key;
 use entrouter_tests::scratch::Scratch;
-use entrouter_tests::{build, for_each_shell};
+use entrouter_tests::shells::Shell;
+use entrouter_tests::{build, on_every};
 
 /// 31 bytes: one too few.
 const SHORT_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ==";
 /// A key with a character that base64 has not.
 const BAD_KEY: &str = "AQEBAQEBAQEBAQEB!QEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
-fn check(shell: &'static str, dir: &Path) -> Output {
+fn check(shell: Shell, dir: &Path) -> Output {
     let mut command = Command::new(build::binary(shell));
     command.args(["check", "--config", "pop.toml"]).current_dir(dir).env_remove("RUST_LOG");
     command.output().unwrap()
@@ -175,36 +176,32 @@ fn broken() -> Vec<Case> {
     ]
 }
 
-#[test]
-fn every_fault_is_one_line_that_names_its_place_and_shows_no_key() {
+fn every_fault_is_one_line_that_names_its_place_and_shows_no_key([shell]: [Shell; 1]) {
     let cases = broken();
     assert!(cases.len() >= 20);
-    for_each_shell(|shell| {
-        let mut wrong = String::new();
-        for (name, file, faults) in &cases {
-            let dir = Scratch::new();
-            std::fs::write(dir.path().join("pop.toml"), file).unwrap();
-            let output = check(shell, dir.path());
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let lines: Vec<_> = stderr.lines().collect();
-            let told = lines.len() == faults.len()
-                && lines.iter().zip(faults).all(|(line, (place, word))| {
-                    line.strip_prefix(&format!("entrouter-{shell}: pop.toml:{place}: "))
-                        .is_some_and(|problem| problem.contains(word))
-                });
-            let secrets = [&key(1), &key(2), SHORT_KEY, BAD_KEY, "AQEBAQEB"];
-            let shown = secrets.iter().any(|secret| stderr.contains(*secret));
-            let code = output.status.code();
-            if !told || shown || code != Some(2) || !output.stdout.is_empty() {
-                wrong += &format!("{name}: wanted {faults:?}, code {code:?}, found\n{stderr}");
-            }
+    let mut wrong = String::new();
+    for (name, file, faults) in &cases {
+        let dir = Scratch::new();
+        std::fs::write(dir.path().join("pop.toml"), file).unwrap();
+        let output = check(shell, dir.path());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = stderr.lines().collect();
+        let told = lines.len() == faults.len()
+            && lines.iter().zip(faults).all(|(line, (place, word))| {
+                line.strip_prefix(&format!("entrouter-{shell}: pop.toml:{place}: "))
+                    .is_some_and(|problem| problem.contains(word))
+            });
+        let secrets = [&key(1), &key(2), SHORT_KEY, BAD_KEY, "AQEBAQEB"];
+        let shown = secrets.iter().any(|secret| stderr.contains(*secret));
+        let code = output.status.code();
+        if !told || shown || code != Some(2) || !output.stdout.is_empty() {
+            wrong += &format!("{name}: wanted {faults:?}, code {code:?}, found\n{stderr}");
         }
-        assert!(wrong.is_empty(), "{wrong}");
-    });
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
 
-#[test]
-fn a_good_file_and_the_example_pass() {
+fn a_good_file_and_the_example_pass([shell]: [Shell; 1]) {
     let example = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../config.example.toml"));
     let goods = [
         example.unwrap(),
@@ -215,14 +212,18 @@ fn a_good_file_and_the_example_pass() {
         and("[listen]\ntcp_addr = \"[::1]:0\"\n[origins]\ndefault = \"localhost:80\""),
         b"node_id = \"alone\"\r\nregion = \"windows\"\r\n".to_vec(),
     ];
-    for_each_shell(|shell| {
-        for file in &goods {
-            let dir = Scratch::new();
-            std::fs::write(dir.path().join("pop.toml"), file).unwrap();
-            let output = check(shell, dir.path());
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
-            assert!(!String::from_utf8_lossy(&output.stdout).contains(&key(1)));
-        }
-    });
+    for file in &goods {
+        let dir = Scratch::new();
+        std::fs::write(dir.path().join("pop.toml"), file).unwrap();
+        let output = check(shell, dir.path());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains(&key(1)));
+    }
 }
+
+on_every!(
+    shell:
+    every_fault_is_one_line_that_names_its_place_and_shows_no_key,
+    a_good_file_and_the_example_pass,
+);

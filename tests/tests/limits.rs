@@ -1,14 +1,15 @@
 //! File descriptors run out.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use entrouter_tests::client;
-use entrouter_tests::for_each_shell;
 use entrouter_tests::line::{Line, Plan};
+use entrouter_tests::on_every;
 use entrouter_tests::origin::Origin;
 use entrouter_tests::pop::Pop;
+use entrouter_tests::shells::Shell;
 use entrouter_tests::wait;
 
 /// `ulimit -n` of the PoP that runs out.
@@ -27,15 +28,20 @@ enum Fate {
     Broken,
 }
 
-fn fate(stream: &TcpStream) -> Fate {
-    stream.set_nonblocking(true).unwrap();
-    let mut reader = stream;
-    match reader.read(&mut [0]) {
+fn fate(stream: &io::Result<TcpStream>) -> Fate {
+    let read = match stream {
+        Ok(stream) => {
+            let mut reader = stream;
+            reader.set_nonblocking(true).and_then(|()| reader.read(&mut [0]))
+        }
+        Err(e) => Err(e.kind().into()),
+    };
+    match read {
         Ok(n) => {
             assert_eq!(n, 1, "closed as if all were well");
             Fate::Served
         }
-        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Fate::Waiting,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Fate::Waiting,
         Err(e) if client::is_broken(&e) => Fate::Broken,
         Err(e) => panic!("{e}"),
     }
@@ -43,25 +49,32 @@ fn fate(stream: &TcpStream) -> Fate {
 
 /// Opens more connections than `pop` can have, lets go of them, and goes on as before. `complaint`
 /// is what its log says.
-fn run_out(shell: &str, line: &Line, pop: &Pop, complaint: &str, fates_after: impl Fn(&[Fate])) {
+fn run_out(
+    pair: [Shell; 2],
+    line: &Line,
+    pop: &Pop,
+    complaint: &str,
+    fates_after: impl Fn(&[Fate]),
+) {
     let begin = Instant::now();
     line.assert_echoes();
     let streams: Vec<_> = (0..CONNECTIONS)
         .map(|n| {
-            let mut stream = line.connect();
-            // It may be broken already; what became of it is looked at below.
+            // It may be broken already, even before we know that it stands; what became of it is
+            // looked at below.
+            let mut stream = client::try_connect(line.entry.tcp(), wait::PATIENCE)?;
             let _ = stream.write_all(&[n as u8]);
-            stream
+            Ok(stream)
         })
         .collect();
     pop.wait_log(complaint);
     if let Some(spent) = pop.cpu_over(Duration::from_secs(2)) {
-        println!("entrouter-{shell}: {spent:?} of processor time in 2 s without descriptors");
+        println!("{pair:?}: {spent:?} of processor time in 2 s without descriptors");
         assert!(spent < LITTLE, "{} used {spent:?} within 2 s", pop.config.node_id);
     }
     let fates: Vec<_> = streams.iter().map(fate).collect();
     let served = fates.iter().filter(|fate| **fate == Fate::Served).count();
-    println!("entrouter-{shell}: {served} of {CONNECTIONS} served");
+    println!("{pair:?}: {served} of {CONNECTIONS} served");
     assert!(served >= 10, "only {served} were served");
     fates_after(&fates);
 
@@ -78,27 +91,28 @@ fn run_out(shell: &str, line: &Line, pop: &Pop, complaint: &str, fates_after: im
     assert!((1..=allowed as usize).contains(&lines), "{lines} lines {complaint:?}");
 }
 
-#[test]
-fn an_entry_without_descriptors_lets_clients_wait_and_recovers() {
-    for_each_shell(|shell| {
-        let origin = Origin::echo();
-        let mut line = Plan::direct(origin.addr()).entry_files(FILES).start(shell);
-        run_out(shell, &line, &line.entry, "cannot accept connections", |fates| {
-            assert!(fates.contains(&Fate::Waiting), "all were accepted");
-        });
-        line.assert_running();
+fn an_entry_without_descriptors_lets_clients_wait_and_recovers(pair: [Shell; 2]) {
+    let origin = Origin::echo();
+    let mut line = Plan::direct(origin.addr()).entry_files(FILES).start(pair);
+    run_out(pair, &line, &line.entry, "cannot accept connections", |fates| {
+        assert!(fates.contains(&Fate::Waiting), "all were accepted");
+        assert!(!fates.contains(&Fate::Broken), "a client was turned away");
     });
+    line.assert_running();
 }
 
-#[test]
-fn an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers() {
-    for_each_shell(|shell| {
-        let origin = Origin::echo();
-        let mut line = Plan::direct(origin.addr()).exit_files(FILES).start(shell);
-        run_out(shell, &line, &line.exit, "cannot be reached", |fates| {
-            assert!(!fates.contains(&Fate::Waiting), "a client is left without an answer");
-            assert!(fates.contains(&Fate::Broken), "all were dialled");
-        });
-        line.assert_running();
+fn an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers(pair: [Shell; 2]) {
+    let origin = Origin::echo();
+    let mut line = Plan::direct(origin.addr()).exit_files(FILES).start(pair);
+    run_out(pair, &line, &line.exit, "cannot be reached", |fates| {
+        assert!(!fates.contains(&Fate::Waiting), "a client is left without an answer");
+        assert!(fates.contains(&Fate::Broken), "all were dialled");
     });
+    line.assert_running();
 }
+
+on_every!(
+    pair:
+    an_entry_without_descriptors_lets_clients_wait_and_recovers,
+    an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers,
+);

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use entrouter_tests::bytes::{assert_same, pattern};
 use entrouter_tests::origin::Origin;
+use entrouter_tests::shells::Shell;
 use entrouter_tests::triangle::{DIRECT, OVER_RELAY, Triangle};
-use entrouter_tests::{client, for_each_shell};
+use entrouter_tests::{client, on_every};
 
 /// Ten times what it may take on a machine that has nothing else to do: 2 s to find the way, 1 s until
 /// data flows again, 3 s until a relay that is back is used again.
@@ -53,28 +54,32 @@ fn download(mesh: &mut Triangle, halfway: impl FnOnce(&mut Triangle)) -> Duratio
     longest
 }
 
-#[test]
-fn a_relay_that_dies_in_mid_transfer_costs_a_pause_and_no_byte_and_is_used_again_when_it_is_back() {
-    for_each_shell(|shell| {
-        let origin = origin();
-        let mut mesh = Triangle::start(shell, origin.addr());
-        mesh.wait_way(&OVER_RELAY, FOUND);
+fn a_relay_that_dies_in_mid_transfer_costs_a_pause_and_no_byte_and_is_used_again_when_it_is_back(
+    trio: [Shell; 3],
+) {
+    let origin = origin();
+    let mut mesh = Triangle::start(trio, origin.addr());
+    mesh.wait_way(&OVER_RELAY, FOUND);
 
-        let longest = download(&mut mesh, |mesh| mesh.relay.kill());
-        println!("entrouter-{shell}: nothing arrived for {longest:.2?} when the relay died");
-        assert!(longest < FLOWS, "nothing arrived for {longest:?}");
-        mesh.wait_way(&DIRECT, FLOWS);
+    let longest = download(&mut mesh, |mesh| mesh.relay.kill());
+    println!("{trio:?}: nothing arrived for {longest:.2?} when the relay died");
+    assert!(longest < FLOWS, "nothing arrived for {longest:?}");
+    mesh.wait_way(&DIRECT, FLOWS);
 
-        mesh.relay.restart();
-        mesh.wait_way(&OVER_RELAY, USED_AGAIN);
-        download(&mut mesh, |_| ());
-        let relayed = mesh.relay.status()["transit"]["bytes"].as_u64();
-        assert!(relayed.is_some_and(|bytes| bytes >= SIZE as u64), "{relayed:?} bytes relayed");
-        mesh.assert_linked();
-        for pop in [&mut mesh.entry, &mut mesh.relay, &mut mesh.exit] {
-            assert!(pop.is_running(), "{} has ended", pop.config.node_id);
-        }
-        mesh.entry.wait_idle();
-        mesh.exit.wait_idle();
-    });
+    mesh.relay.restart();
+    mesh.wait_way(&OVER_RELAY, USED_AGAIN);
+    download(&mut mesh, |_| ());
+    let relayed = mesh.relay.status()["transit"]["bytes"].as_u64();
+    assert!(relayed.is_some_and(|bytes| bytes >= SIZE as u64), "{relayed:?} bytes relayed");
+    mesh.assert_linked();
+    for pop in [&mut mesh.entry, &mut mesh.relay, &mut mesh.exit] {
+        assert!(pop.is_running(), "{} has ended", pop.config.node_id);
+    }
+    mesh.entry.wait_idle();
+    mesh.exit.wait_idle();
 }
+
+on_every!(
+    trio:
+    a_relay_that_dies_in_mid_transfer_costs_a_pause_and_no_byte_and_is_used_again_when_it_is_back,
+);

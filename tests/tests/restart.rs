@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use entrouter_tests::bytes::{assert_same, pattern};
-use entrouter_tests::for_each_shell;
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::origin::Origin;
 use entrouter_tests::pop::Pop;
-use entrouter_tests::{client, wait};
+use entrouter_tests::shells::Shell;
+use entrouter_tests::{client, on_every, wait};
 
 /// After a restart, new connections work within this time.
 const BACK: Duration = Duration::from_secs(2);
@@ -110,10 +110,10 @@ impl Clients {
 }
 
 /// Kills the chosen PoP again and again while requests of many sizes are under way.
-fn crash_and_return(shell: &'static str, chosen: impl Fn(&mut Line) -> &mut Pop) {
+fn crash_and_return(pair: [Shell; 2], chosen: impl Fn(&mut Line) -> &mut Pop) {
     let seen = Arc::default();
     let origin = origin(&seen);
-    let mut line = Plan::lossy(origin.addr()).start(shell);
+    let mut line = Plan::lossy(origin.addr()).start(pair);
     let clients = Clients {
         entry: line.entry.tcp(),
         next_id: AtomicU64::new(1),
@@ -145,7 +145,7 @@ fn crash_and_return(shell: &'static str, chosen: impl Fn(&mut Line) -> &mut Pop)
         }
     });
     let (whole, broken) = (clients.whole.into_inner(), clients.broken.into_inner());
-    println!("entrouter-{shell}: {whole} answered, {broken} broken; new ones after {times:.0?}");
+    println!("{pair:?}: {whole} answered, {broken} broken; new ones after {times:.0?}");
     assert!(whole > 0 && broken > 0, "the crashes must meet transfers");
     for time in &times {
         assert!(*time <= BACK, "new connections work only after {time:.1?}: {times:.1?}");
@@ -160,12 +160,20 @@ fn crash_and_return(shell: &'static str, chosen: impl Fn(&mut Line) -> &mut Pop)
     line.exit.wait_idle();
 }
 
-#[test]
-fn a_crash_of_the_entry_breaks_connections_but_cuts_none_short_and_runs_no_request_twice() {
-    for_each_shell(|shell| crash_and_return(shell, |line| &mut line.entry));
+fn a_crash_of_the_entry_breaks_connections_but_cuts_none_short_and_runs_no_request_twice(
+    pair: [Shell; 2],
+) {
+    crash_and_return(pair, |line| &mut line.entry);
 }
 
-#[test]
-fn a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice() {
-    for_each_shell(|shell| crash_and_return(shell, |line| &mut line.exit));
+fn a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice(
+    pair: [Shell; 2],
+) {
+    crash_and_return(pair, |line| &mut line.exit);
 }
+
+on_every!(
+    pair:
+    a_crash_of_the_entry_breaks_connections_but_cuts_none_short_and_runs_no_request_twice,
+    a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice,
+);

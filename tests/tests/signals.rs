@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use entrouter_tests::bytes::{assert_same, pattern};
 use entrouter_tests::client::{self, expect_reset};
-use entrouter_tests::for_each_shell;
 use entrouter_tests::line::{Line, Plan};
+use entrouter_tests::on_every;
 use entrouter_tests::origin::{accept, listen};
+use entrouter_tests::shells::Shell;
 use rustix::process::Signal;
 
 /// SIGTERM, and what Ctrl-C sends.
@@ -51,113 +52,107 @@ fn finish(mut client: TcpStream, mut served: TcpStream) {
     });
 }
 
-#[test]
-fn an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new() {
-    for_each_shell(|shell| {
-        for signal in SIGNALS {
-            let (listener, origin) = listen();
-            let mut line = Plan::lossy(origin).start(shell);
-            let (client, served) = under_way(&line, &listener);
-            line.entry.signal(signal);
-            line.entry.wait_for("draining", |status| status["draining"] == true);
-            let refused = client::try_connect(line.entry.tcp(), AT_ONCE).map(drop);
-            assert!(refused.is_err_and(|e| client::is_broken(&e)), "a new client is not refused");
-            assert!(line.entry.is_running(), "it does not wait for what runs");
-            finish(client, served);
-            let status = line.entry.wait_exit(AT_ONCE);
-            assert_eq!(status.code(), Some(0), "{signal:?}");
-            line.exit.wait_idle();
-            assert!(line.exit.is_running());
-        }
-    });
-}
-
-#[test]
-fn an_exit_that_drains_finishes_what_runs() {
-    for_each_shell(|shell| {
-        for signal in SIGNALS {
-            let (listener, origin) = listen();
-            let mut line = Plan::lossy(origin).start(shell);
-            let (client, served) = under_way(&line, &listener);
-            line.exit.signal(signal);
-            line.exit.wait_for("draining", |status| status["draining"] == true);
-            assert!(line.exit.is_running(), "it does not wait for what runs");
-            finish(client, served);
-            let status = line.exit.wait_exit(AT_ONCE);
-            assert_eq!(status.code(), Some(0), "{signal:?}");
-            line.entry.wait_idle();
-            assert!(line.entry.is_running());
-        }
-    });
-}
-
-#[test]
-fn an_exit_that_drains_resets_what_is_new_and_spares_what_runs() {
-    for_each_shell(|shell| {
+fn an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new(pair: [Shell; 2]) {
+    for signal in SIGNALS {
         let (listener, origin) = listen();
-        let mut line = Plan::lossy(origin).start(shell);
+        let mut line = Plan::lossy(origin).start(pair);
         let (client, served) = under_way(&line, &listener);
-        line.exit.signal(Signal::TERM);
-        line.exit.wait_for("draining", |status| status["draining"] == true);
-        let mut late = line.connect();
-        // It may be told of the reset already here.
-        let _ = late.write_all(b"question");
-        let start = Instant::now();
-        expect_reset(&late, "a client of a draining exit");
-        let elapsed = start.elapsed();
-        assert!(elapsed < AT_ONCE, "a new client is reset only after {elapsed:.1?}");
-        finish(client, served);
-        assert_eq!(line.exit.wait_exit(AT_ONCE).code(), Some(0));
-    });
-}
-
-#[test]
-fn a_second_signal_ends_at_once_and_resets_what_runs() {
-    for_each_shell(|shell| {
-        for signal in SIGNALS {
-            let (listener, origin) = listen();
-            let mut line = Plan::lossy(origin).start(shell);
-            let (client, _served) = under_way(&line, &listener);
-            line.entry.signal(signal);
-            line.entry.wait_for("draining", |status| status["draining"] == true);
-            // Before that, a second signal is taken for the first: some supervisors send both.
-            line.entry.signal(signal);
-            std::thread::sleep(APART);
-            assert!(line.entry.is_running(), "signals close to each other are one");
-            line.entry.signal(signal);
-            let status = line.entry.wait_exit(AT_ONCE);
-            assert_eq!(status.code(), Some(0), "{signal:?}");
-            expect_reset(&client, "the client");
-        }
-    });
-}
-
-#[test]
-fn an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin() {
-    for_each_shell(|shell| {
-        let (listener, origin) = listen();
-        let mut line = Plan::lossy(origin).start(shell);
-        let (_client, served) = under_way(&line, &listener);
-        line.entry.signal(Signal::TERM);
+        line.entry.signal(signal);
         line.entry.wait_for("draining", |status| status["draining"] == true);
-        std::thread::sleep(APART);
-        line.entry.signal(Signal::TERM);
-        line.entry.wait_exit(AT_ONCE);
-        client::patient(&served, GIVEN_UP).unwrap();
-        expect_reset(&served, "the origin");
+        let refused = client::try_connect(line.entry.tcp(), AT_ONCE).map(drop);
+        assert!(refused.is_err_and(|e| client::is_broken(&e)), "a new client is not refused");
+        assert!(line.entry.is_running(), "it does not wait for what runs");
+        finish(client, served);
+        let status = line.entry.wait_exit(AT_ONCE);
+        assert_eq!(status.code(), Some(0), "{signal:?}");
         line.exit.wait_idle();
-    });
+        assert!(line.exit.is_running());
+    }
 }
 
-#[test]
-fn an_idle_pop_ends_when_told() {
-    for_each_shell(|shell| {
-        for signal in SIGNALS {
-            let mut line = Plan::lossy(listen().1).start(shell);
-            for pop in [&mut line.entry, &mut line.exit] {
-                pop.signal(signal);
-                assert_eq!(pop.wait_exit(AT_ONCE).code(), Some(0), "{signal:?}");
-            }
-        }
-    });
+fn an_exit_that_drains_finishes_what_runs(pair: [Shell; 2]) {
+    for signal in SIGNALS {
+        let (listener, origin) = listen();
+        let mut line = Plan::lossy(origin).start(pair);
+        let (client, served) = under_way(&line, &listener);
+        line.exit.signal(signal);
+        line.exit.wait_for("draining", |status| status["draining"] == true);
+        assert!(line.exit.is_running(), "it does not wait for what runs");
+        finish(client, served);
+        let status = line.exit.wait_exit(AT_ONCE);
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+        line.entry.wait_idle();
+        assert!(line.entry.is_running());
+    }
 }
+
+fn an_exit_that_drains_resets_what_is_new_and_spares_what_runs(pair: [Shell; 2]) {
+    let (listener, origin) = listen();
+    let mut line = Plan::lossy(origin).start(pair);
+    let (client, served) = under_way(&line, &listener);
+    line.exit.signal(Signal::TERM);
+    line.exit.wait_for("draining", |status| status["draining"] == true);
+    let mut late = line.connect();
+    // It may be told of the reset already here.
+    let _ = late.write_all(b"question");
+    let start = Instant::now();
+    expect_reset(&late, "a client of a draining exit");
+    let elapsed = start.elapsed();
+    assert!(elapsed < AT_ONCE, "a new client is reset only after {elapsed:.1?}");
+    finish(client, served);
+    assert_eq!(line.exit.wait_exit(AT_ONCE).code(), Some(0));
+}
+
+fn a_second_signal_ends_at_once_and_resets_what_runs(pair: [Shell; 2]) {
+    for signal in SIGNALS {
+        let (listener, origin) = listen();
+        let mut line = Plan::lossy(origin).start(pair);
+        let (client, _served) = under_way(&line, &listener);
+        line.entry.signal(signal);
+        line.entry.wait_for("draining", |status| status["draining"] == true);
+        // Before that, a second signal is taken for the first: some supervisors send both.
+        line.entry.signal(signal);
+        std::thread::sleep(APART);
+        assert!(line.entry.is_running(), "signals close to each other are one");
+        line.entry.signal(signal);
+        let status = line.entry.wait_exit(AT_ONCE);
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+        expect_reset(&client, "the client");
+    }
+}
+
+fn an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin(pair: [Shell; 2]) {
+    let (listener, origin) = listen();
+    let mut line = Plan::lossy(origin).start(pair);
+    let (_client, served) = under_way(&line, &listener);
+    line.entry.signal(Signal::TERM);
+    line.entry.wait_for("draining", |status| status["draining"] == true);
+    std::thread::sleep(APART);
+    line.entry.signal(Signal::TERM);
+    line.entry.wait_exit(AT_ONCE);
+    client::patient(&served, GIVEN_UP).unwrap();
+    expect_reset(&served, "the origin");
+    line.exit.wait_idle();
+}
+
+fn an_idle_pop_ends_when_told(pair: [Shell; 2]) {
+    for signal in SIGNALS {
+        let mut line = Plan::lossy(listen().1).start(pair);
+        for pop in [&mut line.entry, &mut line.exit] {
+            pop.signal(signal);
+            assert_eq!(pop.wait_exit(AT_ONCE).code(), Some(0), "{signal:?}");
+        }
+    }
+}
+
+on_every!(
+    pair:
+    an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new,
+    an_exit_that_drains_finishes_what_runs,
+    an_exit_that_drains_resets_what_is_new_and_spares_what_runs,
+    a_second_signal_ends_at_once_and_resets_what_runs,
+    an_idle_pop_ends_when_told,
+);
+
+// Half a minute of waiting. The entry's shell is gone before it begins.
+on_every!(mixed pair: an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin);

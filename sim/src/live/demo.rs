@@ -87,7 +87,7 @@ pub fn run(
             Ok(())
         },
     };
-    let pops = BoundPops::bind(&places, origin_addrs, options.seed.child("pops"))?;
+    let pops = BoundPops::bind(&places, options.shells, origin_addrs, options.seed.child("pops"))?;
     let (a, b) = pops.relay_addrs();
     let proxy = proxy.start(a, b)?;
     let pops = pops.start(&places)?;

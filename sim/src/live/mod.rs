@@ -26,6 +26,7 @@ mod pops;
 mod progress;
 mod proxy;
 mod report;
+mod shell;
 mod stage;
 mod workload;
 
@@ -41,3 +42,4 @@ pub use proxy::{BoundProxy, Proxy, ProxyError};
 pub use report::{
     BulkReports, DirectionReport, LinkReport, RepairReport, Report, RoundTrips, Setup,
 };
+pub use shell::{ShellKind, Shells};

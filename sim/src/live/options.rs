@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use super::shell::{ShellKind, Shells};
 use crate::link::{Burst, LinkConfig, LinkConfigError, Loss, QueueLimit, Rate};
 use crate::seed::Seed;
 
@@ -52,6 +53,10 @@ pub struct DemoArgs {
     /// connections that make round trips, one at a time each (default 8)
     #[argh(option, default = "PING_CONNECTIONS")]
     pub ping_connections: usize,
+    /// what drives the PoPs: mio, smol, or one each for PoP A, where the clients are, and PoP B, such as
+    /// mio,smol (default mio)
+    #[argh(option, default = "Shells([ShellKind::Mio; 2])")]
+    pub shell: Shells,
     /// print the table as JSON
     #[argh(switch)]
     pub json: bool,
@@ -172,6 +177,8 @@ pub struct DemoOptions {
     pub bulk: Bulk,
     /// Connections that make round trips; may be none.
     pub ping_connections: usize,
+    /// What drives the PoPs.
+    pub shells: Shells,
 }
 
 impl TryFrom<&DemoArgs> for DemoOptions {
@@ -204,6 +211,7 @@ impl TryFrom<&DemoArgs> for DemoOptions {
             seed: Seed::new(args.seed),
             bulk: args.bulk,
             ping_connections,
+            shells: args.shell,
         };
         options.link().validate()?;
         Ok(options)
@@ -263,6 +271,20 @@ mod tests {
         assert_eq!(options.link().loss, Loss::Bernoulli { average: 0.05 });
         assert_eq!((options.bulk, options.ping_connections), (Bulk::Down, 8));
         assert_eq!(options.duration, Duration::from_secs(10));
+        assert_eq!(options.shells, Shells([ShellKind::Mio; 2]));
+    }
+
+    #[test]
+    fn a_shell_drives_both_pops_or_one_of_them() {
+        use ShellKind::{Mio, Smol};
+        for (flag, wanted) in [
+            ("mio", [Mio, Mio]),
+            ("smol", [Smol, Smol]),
+            ("mio,smol", [Mio, Smol]),
+            ("smol, mio", [Smol, Mio]),
+        ] {
+            assert_eq!(options(&["--shell", flag]).expect("valid").shells, Shells(wanted));
+        }
     }
 
     #[test]
@@ -275,6 +297,9 @@ mod tests {
             (&["--ping-connections", "0"], "--ping-connections 0: give a number from 1 to 64"),
             (&["--bulk", "off", "--ping", "off"], "nothing would be sent"),
             (&["--loss-pct", "80", "--burst", "2"], "give a mean burst of at least 4.00"),
+            (&["--shell", "tokio"], "\"tokio\": neither mio nor smol"),
+            (&["--shell", "mio,"], "\"\": neither mio nor smol"),
+            (&["--shell", "mio,smol,mio"], "\"smol,mio\": neither mio nor smol"),
             (&["--bulk", "maybe"], "\"maybe\" is none of on, up, both, off"),
         ] {
             let error = options(flags).expect_err("refused");

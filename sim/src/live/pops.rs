@@ -1,4 +1,4 @@
-//! Two PoPs of this process, each a mio shell on a thread of its own.
+//! Two PoPs of this process, each a shell on a thread of its own.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use entrouter_mio::{Handle, Options, RunError, Shell, StartError};
+use entrouter_host::pop::{Handle, RunError, StartError};
 use entrouter_proto::Config;
 use entrouter_proto::config::ConfigErrors;
 use entrouter_proto::status::{PeerStatus, Status};
 
+use super::shell::{BoundShell, ShellKind, Shells};
 use super::workload::Edges;
 use crate::seed::Seed;
 
@@ -119,13 +120,18 @@ impl Places<'_> {
 /// Both PoPs, bound.
 #[derive(Debug)]
 pub(super) struct BoundPops {
-    a: Shell,
-    b: Shell,
+    a: BoundShell,
+    b: BoundShell,
 }
 
 impl BoundPops {
     /// Binds both: A serves clients on loopback, B dials the origin.
-    pub(super) fn bind(places: &Places<'_>, origin: Edges, seed: Seed) -> Result<Self, PopError> {
+    pub(super) fn bind(
+        places: &Places<'_>,
+        Shells([a, b]): Shells,
+        origin: Edges,
+        seed: Seed,
+    ) -> Result<Self, PopError> {
         let key = BASE64.encode(seed.bytes("shared key"));
         let mut client_side = config(places, 0, &key);
         for service in ["ping", "bulk"] {
@@ -142,10 +148,10 @@ impl BoundPops {
             origin.ping, origin.bulk
         );
         let bound = Self {
-            a: places.at(0, || bind(NAMES[0], &client_side))?,
-            b: places.at(1, || bind(NAMES[1], &origin_side))?,
+            a: places.at(0, || bind(a, NAMES[0], &client_side))?,
+            b: places.at(1, || bind(b, NAMES[1], &origin_side))?,
         };
-        let found = bound.a.tcp_addrs().len();
+        let found = bound.a.tcp_addrs.len();
         if found != 2 {
             return Err(PopError::Listeners { pop: NAMES[0], found, wanted: 2 });
         }
@@ -154,14 +160,13 @@ impl BoundPops {
 
     /// Where the tunnels' sockets are bound: PoP A's and PoP B's.
     pub(super) fn relay_addrs(&self) -> (SocketAddr, SocketAddr) {
-        (self.a.relay_addr(), self.b.relay_addr())
+        (self.a.relay_addr, self.b.relay_addr)
     }
 
     /// Lets both run.
     pub(super) fn start(self, places: &Places<'_>) -> Result<Pops, PopError> {
-        let tcp = self.a.tcp_addrs();
-        let edges = Edges { ping: tcp[0], bulk: tcp[1] };
         let Self { a, b } = self;
+        let edges = Edges { ping: a.tcp_addrs[0], bulk: a.tcp_addrs[1] };
         Ok(Pops {
             edges,
             a: places.at(0, || Pop::start(NAMES[0], a))?,
@@ -181,11 +186,10 @@ fn config(places: &Places<'_>, which: usize, key: &str) -> String {
     )
 }
 
-fn bind(pop: &'static str, text: &str) -> Result<Shell, PopError> {
+fn bind(shell: ShellKind, pop: &'static str, text: &str) -> Result<BoundShell, PopError> {
     let config =
         Config::parse(pop, text.as_bytes()).map_err(|source| PopError::Config { pop, source })?;
-    Shell::bind(config, Options::default())
-        .map_err(|source| PopError::Start { pop, source: Box::new(source) })
+    shell.bind(config).map_err(|source| PopError::Start { pop, source: Box::new(source) })
 }
 
 /// Both PoPs at work.
@@ -241,11 +245,11 @@ struct Pop {
 }
 
 impl Pop {
-    fn start(name: &'static str, shell: Shell) -> Result<Self, PopError> {
-        let handle = shell.handle();
+    fn start(name: &'static str, shell: BoundShell) -> Result<Self, PopError> {
+        let BoundShell { handle, run, .. } = shell;
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || shell.run())
+            .spawn(run)
             .map_err(|source| PopError::Thread { pop: name, source })?;
         Ok(Self { name, handle, thread: Some(thread) })
     }

@@ -10,6 +10,7 @@ use super::bulk::BulkReport;
 use super::forward::{Lateness, LiveStats};
 use super::ledger::BytesReport;
 use super::options::DemoOptions;
+use super::shell::Shells;
 use crate::link::LinkCounters;
 
 /// Later than that at the 99th percentile, and the measured latencies are this machine's, too.
@@ -60,6 +61,8 @@ pub struct Setup {
     pub seconds: f64,
     /// The seed.
     pub seed: u64,
+    /// What drove the PoPs: PoP A's shell and PoP B's.
+    pub shells: Shells,
 }
 
 /// Latencies in milliseconds, measured by the client around write and read.
@@ -205,6 +208,7 @@ impl Report {
                 queue_ms: options.queue.as_secs_f64() * 1e3,
                 seconds: options.duration.as_secs_f64(),
                 seed: options.seed.get(),
+                shells: options.shells,
             },
             to_origin,
             to_client,
@@ -253,7 +257,7 @@ pub(super) fn grouped(number: u64) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Setup { rtt_ms, loss_pct, burst, rate_mbps, queue_ms, seed, .. } = self.setup;
+        let Setup { rtt_ms, loss_pct, burst, rate_mbps, queue_ms, seed, shells, .. } = self.setup;
         writeln!(
             f,
             "link: {rtt_ms} ms RTT, {loss_pct} % loss each way (mean burst {burst}), {rate_mbps} \
@@ -261,6 +265,7 @@ impl fmt::Display for Report {
             self.seconds,
             if self.interrupted { ", interrupted" } else { "" }
         )?;
+        writeln!(f, "shell: {shells}")?;
         self.fmt_bytes(f)?;
         self.fmt_speed(f)?;
         self.fmt_link(f)?;

@@ -28,9 +28,7 @@ pub(super) fn fair(
     let mut scenes = Vec::new();
     for system in systems {
         let seed = shape.seed().child("data").child(&system.to_string());
-        let scene =
-            Scene::start(&link, system, options.loopback.as_deref(), options.duration, seed, stop)?;
-        scenes.push(scene);
+        scenes.push(Scene::start(&link, system, options, options.duration, seed, stop)?);
     }
     let start = Instant::now();
     let mut clients = Vec::new();

@@ -75,7 +75,7 @@ pub(super) fn measure(
         _ => options.duration,
     };
     let seed = shape.seed().child("data");
-    let mut scene = Scene::start(&link, system, options.loopback.as_deref(), duration, seed, stop)?;
+    let mut scene = Scene::start(&link, system, options, duration, seed, stop)?;
     let mut remarks = Remarks::default();
     let what = match what {
         Measure::Bulk => {

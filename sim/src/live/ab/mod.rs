@@ -93,6 +93,7 @@ pub fn run(
         interrupted: false,
         failures: Vec::new(),
         notes: Vec::new(),
+        shells: options.shells,
         direction: options.direction,
         seconds: options.duration.as_secs_f64(),
         settings: Vec::new(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::live::link::{Shape, ShapeFlags};
 use crate::live::options::{FlagError, in_range};
+use crate::live::shell::{ShellKind, Shells};
 
 /// The relay against this kernel's own TCP, one after the other on the same link with the same luck
 /// (Linux, root): a live link as `entrouter-sim link` makes it, a client on one side, an origin on
@@ -76,6 +77,10 @@ pub struct AbArgs {
     /// what counts as the start of the bulk flow in "beside", in seconds (default 5)
     #[argh(option, default = "5.0")]
     pub startup_s: f64,
+    /// what drives the relay's PoPs: mio, smol, or one each for PoP A, where the clients are, and PoP B,
+    /// such as mio,smol (default mio)
+    #[argh(option, default = "Shells([ShellKind::Mio; 2])")]
+    pub shell: Shells,
     /// congestion control of the relay's own TCP, all on loopback (default: the system's)
     #[argh(option)]
     pub loopback: Option<String>,
@@ -224,6 +229,8 @@ pub struct AbOptions {
     pub round_trips: u64,
     /// The start of the bulk flow beside which round trips are made.
     pub startup: Duration,
+    /// What drives the relay's PoPs.
+    pub shells: Shells,
     /// Congestion control of the relay's TCP; `None`: the system's default.
     pub loopback: Option<String>,
 }
@@ -265,6 +272,7 @@ impl TryFrom<&AbArgs> for AbOptions {
             connects: args.connects,
             round_trips: args.round_trips,
             startup: Duration::from_secs_f64(args.startup_s),
+            shells: args.shell,
             loopback: args.loopback.clone(),
         })
     }
@@ -298,6 +306,7 @@ mod tests {
         assert_eq!(options.congestion_controls(), ["cubic", "bbr"]);
         assert_eq!((options.connects, options.round_trips), (200, 1_000));
         assert_eq!(options.shapes.len(), 1);
+        assert_eq!(options.shells, Shells([ShellKind::Mio; 2]));
     }
 
     #[test]
@@ -316,6 +325,7 @@ mod tests {
             (&["--loss-pct", "1,91"], "--loss-pct 91: give a number from 0 to 90"),
             (&["--direction", "both"], "neither down nor up"),
             (&["--seconds", "0.5"], "--seconds 0.5: give a number from 1 to 86400"),
+            (&["--shell", "mio,tokio"], "\"tokio\": neither mio nor smol"),
             (&["--connects", "0"], "--connects 0: give a number from 1"),
             (&["--loopback", "a b"], "--loopback \"a b\": give the name of a congestion control"),
         ] {

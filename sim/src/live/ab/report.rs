@@ -11,6 +11,7 @@ use crate::link::LinkCounters;
 use crate::live::forward::Lateness;
 use crate::live::link::Shape;
 use crate::live::meter::{DirectionFigures, QueueDelay};
+use crate::live::shell::Shells;
 
 /// The result of `entrouter-sim ab`.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +24,8 @@ pub struct AbReport {
     pub failures: Vec<String>,
     /// What is less than was asked for, one line each; no failure.
     pub notes: Vec<String>,
+    /// What drove the relay's PoPs: PoP A's shell and PoP B's.
+    pub shells: Shells,
     /// Which way bulk data went.
     pub direction: Direction,
     /// How long it was sent.
@@ -209,6 +212,7 @@ impl fmt::Display for AbReport {
                 Direction::Up => "client to origin",
             };
             writeln!(f, "bulk: {way}, {} s", self.seconds)?;
+            writeln!(f, "shell of the relay: {}", self.shells)?;
             let settings: Vec<String> =
                 self.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
             writeln!(f, "set in both namespaces: {}", settings.join(", "))?;

@@ -10,12 +10,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::AbError;
-use super::options::System;
+use super::options::{AbOptions, System};
 use super::sockets::PopSockets;
 use crate::live::bulk::Timelines;
 use crate::live::link::{ADDRS, LiveLink};
 use crate::live::origin::{BulkPlan, Origin};
 use crate::live::pops::{BoundPops, Places, Pops};
+use crate::live::shell::Shells;
 use crate::live::stage::Stage;
 use crate::live::workload::Edges;
 use crate::seed::Seed;
@@ -63,19 +64,20 @@ pub struct Controls {
 
 impl<'l> Scene<'l> {
     /// Starts all but the clients. The origin sends bulk data for `duration`, unless the stage ends
-    /// before. `loopback` is the congestion control of the relay's TCP, if not the system's.
+    /// before. What drives the PoPs, and the congestion control of their TCP, are the options'.
     pub(super) fn start(
         link: &'l LiveLink,
         system: &System,
-        loopback: Option<&str>,
+        options: &AbOptions,
         duration: Duration,
         seed: Seed,
         stop: &AtomicBool,
     ) -> Result<Self, AbError> {
         let (at, congestion) = match system {
-            System::Relay => {
-                (Ipv4Addr::LOCALHOST, link.default_congestion(loopback).map_err(AbError::place)?)
-            }
+            System::Relay => (
+                Ipv4Addr::LOCALHOST,
+                link.default_congestion(options.loopback.as_deref()).map_err(AbError::place)?,
+            ),
             System::Kernel(congestion) => (ADDRS[1], congestion.clone()),
         };
         let stage = Arc::new(Stage::with_congestion(&congestion));
@@ -98,12 +100,12 @@ impl<'l> Scene<'l> {
             origin: Some(origin),
         };
         if *system == System::Relay {
-            scene.put_pops_between(stop)?;
+            scene.put_pops_between(options.shells, stop)?;
         }
         Ok(scene)
     }
 
-    fn put_pops_between(&mut self, stop: &AtomicBool) -> Result<(), AbError> {
+    fn put_pops_between(&mut self, shells: Shells, stop: &AtomicBool) -> Result<(), AbError> {
         let [a, b] = ADDRS.map(|addr| (addr, RELAY_PORT).into());
         let places = Places {
             relay: [a, b],
@@ -111,7 +113,8 @@ impl<'l> Scene<'l> {
             enter: &|which, what| self.link.enter(which, what).map_err(io::Error::other),
         };
         let origin = self.edges;
-        let pops = BoundPops::bind(&places, origin, self.seed.child("pops"))?.start(&places)?;
+        let pops =
+            BoundPops::bind(&places, shells, origin, self.seed.child("pops"))?.start(&places)?;
         pops.wait_until_up(stop)?;
         self.edges = pops.edges;
         let sockets = PopSockets::new(self.edges, origin).map_err(AbError::Sockets)?;
