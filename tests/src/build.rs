@@ -1,4 +1,4 @@
-//! The shells' binaries.
+//! The shells' binaries, and the core's examples.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,10 +27,17 @@ const OF_THE_TEST: &[&str] = &[
 /// Path of `entrouter-<shell>`, built by the release profile if that is not done yet.
 pub fn binary(shell: Shell) -> PathBuf {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    built.entry(shell).or_insert_with(|| build(&format!("entrouter-{shell}"))).clone()
+    let package = format!("entrouter-{shell}");
+    built.entry(shell).or_insert_with(|| build(&package, "--bin", &package)).clone()
 }
 
-fn build(package: &str) -> PathBuf {
+/// Path of an example of the core, likewise.
+pub fn example(name: &'static str) -> PathBuf {
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built.entry(name).or_insert_with(|| build("entrouter-proto", "--example", name)).clone()
+}
+
+fn build(package: &str, kind: &str, name: &str) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         let of_the_test = |name: &str| OF_THE_TEST.iter().any(|prefix| name.starts_with(prefix));
@@ -40,16 +47,16 @@ fn build(package: &str) -> PathBuf {
     }
     let output = cargo
         .args(["build", "--release", "--quiet", "--message-format=json", "--package", package])
-        .args(["--bin", package, "--manifest-path"])
+        .args([kind, name, "--manifest-path"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
         .stderr(Stdio::inherit())
         .output()
-        .unwrap_or_else(|e| panic!("cannot run cargo to build {package}: {e}"));
-    assert!(output.status.success(), "cargo could not build {package}: {}", output.status);
+        .unwrap_or_else(|e| panic!("cannot run cargo to build {name}: {e}"));
+    assert!(output.status.success(), "cargo could not build {name}: {}", output.status);
     let executable = String::from_utf8_lossy(&output.stdout).lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == package;
+        let is_it = message["target"]["name"] == name;
         message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
     });
-    executable.unwrap_or_else(|| panic!("cargo named no executable of {package}"))
+    executable.unwrap_or_else(|| panic!("cargo named no executable of {name}"))
 }

@@ -11,8 +11,10 @@
 //! - [`build`]: the shells' binaries, always of the release profile, whatever profile the tests have.
 //!   A debug build relays an order of magnitude slower, and the release build is what is shipped.
 //! - [`pop`]: one PoP as a process: its configuration, log, status, signals, end.
+//! - [`mod@embed`]: the same for the core's example, which is no shell.
 //! - [`mod@line`]: two PoPs and the link between them; [`triangle`]: three PoPs and three links.
 //! - [`origin`] and [`client`]: both ends of a connection.
+//! - [`web`]: `curl` and an HTTP server: both ends of a connection that are not ours.
 //! - [`process`]: memory and processor time of a process, where the system tells.
 //! - [`wait`]: waiting for something to become true, with a deadline. Nothing sleeps and hopes.
 //!
@@ -23,6 +25,7 @@
 pub mod build;
 pub mod bytes;
 pub mod client;
+pub mod embed;
 pub mod http;
 pub mod line;
 pub mod origin;
@@ -32,6 +35,7 @@ pub mod scratch;
 pub mod shells;
 pub mod triangle;
 pub mod wait;
+pub mod web;
 
 /// Says on the terminal that a test did not test, and why. It still counts as passed: what it needs
 /// is not there.

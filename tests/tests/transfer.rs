@@ -1,8 +1,7 @@
 //! Bytes arrive, all of them, once, in order.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::{Shutdown, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,71 +11,26 @@ use entrouter_tests::line::Plan;
 use entrouter_tests::origin::Origin;
 use entrouter_tests::scratch::Scratch;
 use entrouter_tests::shells::Shell;
+use entrouter_tests::web::{HttpServer, curl, has_curl};
 use entrouter_tests::{on_every, skip};
-use sha2::{Digest, Sha256};
-
-/// Killed when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// `python3 -m http.server`: a server that is not ours. `None` if there is no python3.
-fn http_server(dir: &Scratch) -> Option<(Killed, SocketAddr)> {
-    let child = Command::new("python3")
-        .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut server = Killed(child.ok()?);
-    let mut line = String::new();
-    BufReader::new(server.0.stdout.take()?).read_line(&mut line).ok()?;
-    // "Serving HTTP on 127.0.0.1 port 40000 (http://127.0.0.1:40000/) ..."
-    let port = line.split(" port ").nth(1)?.split(' ').next()?.parse().ok()?;
-    Some((server, SocketAddr::from(([127, 0, 0, 1], port))))
-}
 
 fn a_download_of_200_mb_by_curl_is_exact(pair: [Shell; 2]) {
     const SIZE: usize = 200_000_000;
-    if Command::new("curl").arg("--version").output().is_err() {
+    if !has_curl() {
         skip!("no curl");
     }
     let dir = Scratch::new();
     let content = pattern(1, SIZE);
     let wanted = sha256(&content);
     std::fs::write(dir.path().join("file"), content).unwrap();
-    let Some((_server, origin)) = http_server(&dir) else {
+    let Some(server) = HttpServer::start(dir.path()) else {
         skip!("no python3 that serves HTTP");
     };
-    let line = Plan::direct(origin).start(pair);
+    let line = Plan::direct(server.addr()).start(pair);
     let start = Instant::now();
-    let curl = Command::new("curl")
-        .args(["--silent", "--show-error", "--fail", "--max-time", "120"])
-        .arg(format!("http://{}/file", line.entry.tcp()))
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut curl = Killed(curl.unwrap());
-    let mut stdout = curl.0.stdout.take().unwrap();
-    let (mut hash, mut length, mut buf) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        let n = stdout.read(&mut buf).unwrap();
-        if n == 0 {
-            break;
-        }
-        hash.update(&buf[..n]);
-        length += n;
-    }
+    let got = curl(&[&format!("http://{}/file", line.entry.tcp())]);
     let elapsed = start.elapsed();
-    let status = curl.0.wait().unwrap();
-    assert!(status.success(), "curl: {status} after {length} bytes");
-    let got: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!((length, got), (SIZE, wanted.clone()));
+    assert_eq!((got.len(), sha256(&got)), (SIZE, wanted));
     let rate = SIZE as f64 * 8e-6 / elapsed.as_secs_f64();
     println!("{pair:?}: 200 MB in {elapsed:.1?}, {rate:.0} Mbit/s");
 }
