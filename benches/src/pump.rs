@@ -142,8 +142,8 @@ impl Pump {
             goal: 0,
             idle_turns: 0,
         };
-        let accepted =
-            TcpEvent::Accepted { conn, listener: ListenerId(0), remote: ([10, 0, 0, 3], 1).into() };
+        let (remote, local) = (([10, 0, 0, 3], 1).into(), ([10, 0, 0, 1], 1).into());
+        let accepted = TcpEvent::Accepted { conn, listener: ListenerId(0), remote, local };
         pump.nodes[CLIENT].handle_tcp(now, accepted);
         pump
     }

@@ -121,13 +121,16 @@ fn drive(mut node: Node, udp: &UdpSocket, mut listeners: Vec<TcpListener>) -> io
         }
         for (n, listener) in listeners.iter().enumerate() {
             let conn = ConnId::accepted(accepted);
-            let client = listener.accept().and_then(|(s, addr)| Ok((Conn::new(conn, s)?, addr)));
+            let client = listener.accept().and_then(|(stream, remote)| {
+                let local = stream.local_addr()?;
+                Ok((Conn::new(conn, stream)?, remote, local))
+            });
             match unless_later(client) {
-                Ok(Some((c, remote))) => {
+                Ok(Some((c, remote, local))) => {
                     accepted += 1;
                     conns.insert(conn, c);
                     let listener = ListenerId(n);
-                    node.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote });
+                    node.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote, local });
                 }
                 Ok(None) => {}
                 Err(_) => accept_from = now + ACCEPT_PAUSE,

@@ -133,17 +133,34 @@ impl ConnId {
         Self(n << 1 | 1)
     }
 
+    /// The `n`-th QUIC stream that a client opened. No shell is told of these.
+    pub(crate) fn stream(n: u64) -> Self {
+        Self(STREAM | n << 1)
+    }
+
     /// Whether a client opened it.
     #[must_use]
     pub fn is_accepted(self) -> bool {
         self.0 & 1 == 0
     }
+
+    /// Whether it is a QUIC stream, which is no connection of the shell.
+    pub(crate) fn is_stream(self) -> bool {
+        self.0 & STREAM != 0
+    }
 }
+
+/// Marks the ids of QUIC streams. The others count from 0 and never come so far.
+const STREAM: u64 = 1 << 63;
 
 impl fmt::Debug for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = if self.is_accepted() { "accepted" } else { "dialled" };
-        write!(f, "{side}#{}", self.0 >> 1)
+        let side = match self {
+            id if id.is_stream() => "stream",
+            id if id.is_accepted() => "accepted",
+            _ => "dialled",
+        };
+        write!(f, "{side}#{}", (self.0 & !STREAM) >> 1)
     }
 }
 
@@ -151,7 +168,8 @@ impl fmt::Debug for ConnId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub usize);
 
-/// A UDP socket of the shell. A PoP has one; the number leaves room for more.
+/// A UDP socket of the shell: 0 is that of the tunnels, then come those of
+/// [`Node::quic_listeners`](crate::Node::quic_listeners) in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SocketId(pub usize);
 

@@ -46,6 +46,8 @@ pub enum TcpEvent<'a> {
         listener: ListenerId,
         /// The client's address.
         remote: SocketAddr,
+        /// The address that it came to: that of the connection, not of a listener on all addresses.
+        local: SocketAddr,
     },
     /// The connection that [`Action::Connect`] asked for stands.
     Connected {
@@ -81,6 +83,22 @@ pub enum TcpEvent<'a> {
         /// Which connection.
         conn: ConnId,
     },
+}
+
+impl TcpEvent<'_> {
+    /// The connection that it is about.
+    #[must_use]
+    pub fn conn(&self) -> ConnId {
+        match *self {
+            Self::Accepted { conn, .. }
+            | Self::Connected { conn }
+            | Self::ConnectFailed { conn }
+            | Self::Received { conn, .. }
+            | Self::Written { conn, .. }
+            | Self::Eof { conn }
+            | Self::Reset { conn } => conn,
+        }
+    }
 }
 
 /// What the core asks of its shell.
@@ -154,6 +172,8 @@ pub enum TimerReason {
     Fec,
     /// The pacer has tokens again.
     Pacing,
+    /// A TLS or QUIC client: handshake, loss, pacing, idle time.
+    Edge,
     /// A flow's acknowledgement, retransmission or expiry.
     Flow,
     /// End of draining.

@@ -7,9 +7,6 @@
 //! threads, no clock, no randomness, no `unsafe`. Those belong to a *shell*, an event loop around one
 //! [`Node`]. `entrouter-mio` is such a shell; the [complete loop](#a-complete-loop) below is another one.
 //!
-//! Not in this version: QUIC and TLS clients. They are refused, or told by [`Config::notices`], never
-//! half served.
-//!
 //! # The rooms
 //!
 //! In the order in which a client's byte walks through them. Only `node` sees all of them; each module's
@@ -19,7 +16,7 @@
 //! |---|---|
 //! | [`config`] | TOML text becomes a checked [`Config`]; every error names its key |
 //! | `node` | [`Node`], the only public state machine: brings inputs to rooms, and empties them |
-//! | `edge` | clients and origins |
+//! | `edge` | clients, of TCP, TLS and QUIC, and origins; [`connect`] is a client of QUIC |
 //! | `flow` | one ordered byte stream across the mesh: both ends of it, windows, close, reset |
 //! | `routing` | link state, flooded; Dijkstra on a change; destination → next hop, and the alternate |
 //! | `transit` | what passes through: a queue for each flow and neighbour, marks, bounds |
@@ -45,6 +42,33 @@
 //!   dead: that a timer came late is noticed.
 //! - [`Node::status`] has paths, latencies of all links, and what was relayed: [`status::Status`].
 //!
+//! # TLS and QUIC clients
+//!
+//! A loop has three things to do for them, and nothing more: they are state machines, too.
+//!
+//! - **A certificate**: [`Node::set_identity`] at start if [`Config::needs_identity`] says so, and whenever
+//!   there is a new one. Before the first, such clients are refused. [`Identity::from_pem`] reads what
+//!   `listen.tls` names; who wants QUIC without that makes a self-signed one, as the core has no entropy
+//!   but its seed.
+//! - **TLS** comes over the listeners of [`Node::listeners`] as plain TCP does. The loop carries bytes,
+//!   and need not know what they are: [`Listener::proto`] is for the log.
+//! - **QUIC** comes over UDP sockets of its own, one for each of [`Node::quic_listeners`], in that order:
+//!   [`SocketId`] 0 is the tunnels' socket, 1 the first of these, and so on, in
+//!   [`Node::handle_datagram`] and in [`Transmit::socket`]. Its streams are flows that the loop never
+//!   sees: there is no [`TcpEvent`] and no [`Action`] of them.
+//!
+//! Two dependencies check themselves in debug builds by assertions that do not hold: of rustls that no
+//! alert follows its close_notify (a client's bad record makes one), of quinn-proto that certain timers
+//! and black holes cannot be. Nothing wrong comes of it, but a debug build can be ended from outside. A
+//! workspace with this crate should have, as this one's `Cargo.toml` has:
+//!
+//! ```toml
+//! [profile.dev.package.rustls]
+//! debug-assertions = false
+//! [profile.dev.package.quinn-proto]
+//! debug-assertions = false
+//! ```
+//!
 //! # The contract
 //!
 //! **What comes in.** Time is an argument, an [`Instant`](std::time::Instant) that should not go
@@ -59,6 +83,7 @@
 //! | a peer's name was resolved | [`Node::handle_resolved`] |
 //! | the time of [`Node::poll_timeout`] has come | [`Node::handle_timeout`] |
 //! | the operator wants another configuration, or the end | [`Node::reconfigure`], [`Node::drain`] |
+//! | there is a (new) certificate | [`Node::set_identity`] |
 //!
 //! **What comes out**, when asked for: things to do ([`Node::poll_action`]), datagrams to send
 //! ([`Node::poll_transmit`]) and the next deadline ([`Node::poll_timeout`]).
@@ -106,7 +131,7 @@
 //! use std::time::{Duration, Instant, SystemTime};
 //!
 //! use entrouter_proto::config::HostPort;
-//! use entrouter_proto::{Action, Config, ConnId, ListenerId, Node, PeerId, SocketId};
+//! use entrouter_proto::{Action, Config, ConnId, Identity, ListenerId, Node, PeerId, SocketId};
 //! use entrouter_proto::{TcpEvent, Transmit};
 //!
 //! /// A TCP connection that stands, to a client or to an origin.
@@ -132,7 +157,8 @@
 //! /// The node with its sockets. Nothing in here knows the protocol.
 //! struct Pop {
 //!     node: Node,
-//!     udp: UdpSocket,
+//!     /// Each at the place of its `SocketId`.
+//!     udp: Vec<UdpSocket>,
 //!     listeners: Vec<TcpListener>,
 //!     conns: BTreeMap<ConnId, Conn>,
 //!     dialling: BTreeSet<ConnId>,
@@ -152,9 +178,17 @@
 //!         let mut seed = [0; 32];
 //!         std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
 //!         let unix_now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-//!         let node = Node::new(config, seed, Instant::now(), unix_now)?;
-//!         let udp = UdpSocket::bind(node.config().listen.relay_addr)?;
-//!         udp.set_nonblocking(true)?;
+//!         let mut node = Node::new(config, seed, Instant::now(), unix_now)?;
+//!         // A real loop makes a certificate where there is none and QUIC wants one.
+//!         if let Some(tls) = &node.config().listen.tls {
+//!             let (chain, key) = (std::fs::read(&tls.cert)?, std::fs::read(&tls.key)?);
+//!             node.set_identity(Instant::now(), &Identity::from_pem(&chain, &key)?);
+//!         }
+//!         let mut udp = vec![UdpSocket::bind(node.config().listen.relay_addr)?];
+//!         for wanted in node.quic_listeners() {
+//!             udp.push(UdpSocket::bind(wanted.addr)?);
+//!         }
+//!         udp.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
 //!         let mut listeners = Vec::new();
 //!         for wanted in node.listeners() {
 //!             let listener = TcpListener::bind(wanted.addr)?;
@@ -204,17 +238,21 @@
 //!         let Self { node, conns, buf, .. } = self;
 //!         let now = Instant::now();
 //!         let mut any = false;
-//!         for _ in 0..64 {
-//!             let Ok((len, remote)) = self.udp.recv_from(buf) else { break };
-//!             node.handle_datagram(now, SocketId(0), remote, None, len, &mut buf[..len]);
-//!             any = true;
+//!         for (n, udp) in self.udp.iter().enumerate() {
+//!             for _ in 0..64 {
+//!                 let Ok((len, remote)) = udp.recv_from(buf) else { break };
+//!                 node.handle_datagram(now, SocketId(n), remote, None, len, &mut buf[..len]);
+//!                 any = true;
+//!             }
 //!         }
 //!         for (n, listener) in self.listeners.iter().enumerate() {
 //!             let Ok((stream, remote)) = listener.accept() else { continue };
+//!             let Ok(local) = stream.local_addr() else { continue };
 //!             let conn = ConnId::accepted(self.accepted);
 //!             self.accepted += 1;
 //!             conns.insert(conn, Conn::new(stream));
-//!             node.handle_tcp(now, TcpEvent::Accepted { conn, listener: ListenerId(n), remote });
+//!             let listener = ListenerId(n);
+//!             node.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote, local });
 //!             any = true;
 //!         }
 //!         while let Ok(found) = self.found.1.try_recv() {
@@ -311,7 +349,8 @@
 //!             let Some((batch, sent)) = &mut self.unsent else { return };
 //!             while *sent < batch.len {
 //!                 let next = batch.len.min(*sent + batch.segment_size);
-//!                 match self.udp.send_to(&self.out[*sent..next], batch.remote) {
+//!                 let udp = &self.udp[batch.socket.0];
+//!                 match udp.send_to(&self.out[*sent..next], batch.remote) {
 //!                     // The socket is full: the rest is kept.
 //!                     Err(e) if e.kind() == WouldBlock => return,
 //!                     // Any other failure is a lost datagram, and those are repaired.
@@ -434,7 +473,7 @@
 //!         listen = {{ relay_addr = "127.0.0.1:0", tcp_addr = "127.0.0.1:0" }}
 //!         peers = [{{ node_id = "exit", shared_key = "{key}", addr = "{}" }}]
 //!         "#,
-//!         exit.udp.local_addr()?
+//!         exit.udp[0].local_addr()?
 //!     ))?;
 //!     let entry_addr = entry.listeners[0].local_addr()?;
 //!     let end = Arc::new(AtomicBool::new(false));
@@ -486,7 +525,8 @@ mod tunnel;
 mod wire;
 
 pub use config::Config;
-pub use edge::tcp::Listener;
+pub use edge::identity::{Identity, IdentityError};
+pub use edge::{Listener, connect};
 pub use ids::{ConnId, ListenerId, PeerId, SocketId};
 pub use io::{Action, Ecn, TcpEvent, TimerReason, Transmit};
 pub use node::{Node, NodeError};

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Peer};
-use crate::edge::tcp::{Listener, TcpEdge};
+use crate::edge::identity::Identity;
+use crate::edge::{Edges, Listener};
 use crate::fec::Codec;
 use crate::flow::Flows;
 use crate::ids::{Incarnation, Lane, NodeHash, NodeId, PeerId, SocketId};
@@ -71,7 +72,7 @@ pub struct Node {
     transit: Transit,
     /// What is known of each tunnel as a link of the mesh, by [`PeerId`].
     links: Vec<Link>,
-    edge: TcpEdge,
+    edge: Edges,
     actions: VecDeque<Action>,
     /// The latest time that was told.
     now: Instant,
@@ -103,6 +104,7 @@ impl Node {
         let cookies = CookieJar::new(now, &mut rng);
         let interval = config.mesh.probe_interval;
         let routing_rng = Rng::new(rng.fork());
+        let edge = Edges::new(&config, now, unix_now, &mut rng);
         let mut node = Self {
             local: config.node_id.hash32(),
             shared: Shared {
@@ -120,7 +122,7 @@ impl Node {
             routing: Routing::new(now, config.node_id.clone(), incarnation, interval, routing_rng),
             transit: Transit::new(),
             links: Vec::new(),
-            edge: TcpEdge::new(&config),
+            edge,
             actions: VecDeque::new(),
             now,
             drain: None,
@@ -168,6 +170,20 @@ impl Node {
         self.edge.listeners()
     }
 
+    /// The UDP sockets to open for QUIC clients. The socket of the tunnels is [`SocketId`] 0, the first
+    /// of these is 1, and so on.
+    #[must_use]
+    pub fn quic_listeners(&self) -> &[Listener] {
+        self.edge.quic_listeners()
+    }
+
+    /// Takes the certificate that TLS and QUIC clients are shown from now on; connections that stand
+    /// are not touched. Before the first one no such client is served.
+    pub fn set_identity(&mut self, now: Instant, identity: &Identity) {
+        self.tick(now);
+        self.edge.set_identity(identity);
+    }
+
     /// The configuration in force.
     #[must_use]
     pub fn config(&self) -> &Config {
@@ -180,13 +196,18 @@ impl Node {
     pub fn handle_datagram(
         &mut self,
         now: Instant,
-        _socket: SocketId,
+        socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         segment_size: usize,
         bytes: &mut [u8],
     ) {
         self.tick(now);
+        if socket != SocketId::default() {
+            let mut datagrams = bytes.chunks(segment_size.max(1));
+            self.edge.handle_datagram(now, socket, remote, ecn, &mut datagrams, &mut self.flows);
+            return;
+        }
         let ce = ecn == Some(Ecn::Ce);
         for datagram in bytes.chunks_mut(segment_size.max(1)) {
             let peer = self.dispatch(now, remote, ce, datagram);
@@ -247,9 +268,7 @@ impl Node {
     /// Something happened to a TCP connection or listener.
     pub fn handle_tcp(&mut self, now: Instant, event: TcpEvent<'_>) {
         self.tick(now);
-        if let Some(action) = self.edge.handle(now, event, &mut self.flows) {
-            self.actions.push_back(action);
-        }
+        self.edge.handle(now, event, &mut self.flows, &mut self.actions);
     }
 
     /// The answer to [`Action::Resolve`]; empty if the name could not be resolved.
@@ -272,6 +291,7 @@ impl Node {
         self.routing.handle_timeout(now);
         self.follow_routes(now);
         self.flows.handle_timeout(now);
+        self.edge.handle_timeout(now, &mut self.flows, &mut self.actions);
         self.advance_drain(now);
     }
 
@@ -359,6 +379,7 @@ impl Node {
             }
             Some(Drain::Resetting(until)) if self.is_told() || now >= until => {
                 self.tunnels.iter_mut().for_each(Tunnel::close);
+                self.edge.close(self.now);
                 self.drain = Some(Drain::Closing(now + DRAIN_CLOSE));
             }
             Some(Drain::Closing(until))
@@ -415,6 +436,9 @@ impl Node {
                 });
             }
         }
+        if let Some(transmit) = self.edge.poll_transmit(now, max_segments, buf) {
+            return Some(transmit);
+        }
         self.advance_drain(now);
         None
     }
@@ -427,9 +451,7 @@ impl Node {
                 return Some(action);
             }
             let output = self.flows.poll_output(self.now)?;
-            if let Some(action) = self.edge.translate(self.now, output, &mut self.flows) {
-                return Some(action);
-            }
+            self.edge.carry_out(self.now, output, &mut self.flows, &mut self.actions);
         }
     }
 
@@ -451,8 +473,10 @@ impl Node {
             let wants = Lane::ALL.map(|lane| self.has(PeerId(at), lane));
             tunnel.poll_timeout(wants)
         });
+        let edge = self.edge.poll_timeout().map(|at| (at, TimerReason::Edge));
         let mesh = self.routing.poll_timeout().map(|at| (at, TimerReason::Mesh));
-        for timer in tunnels.chain(mesh).chain(drain.map(|at| (at, TimerReason::Drain))) {
+        for timer in tunnels.chain(mesh).chain(edge).chain(drain.map(|at| (at, TimerReason::Drain)))
+        {
             if next.is_none_or(|(at, _)| timer.0 < at) {
                 next = Some(timer);
             }
@@ -490,6 +514,7 @@ impl Node {
     /// [`Action::Abort`] waits until it is polled.
     pub fn tables(&self, visit: &mut dyn FnMut(Table)) {
         self.flows.tables(visit);
+        self.edge.tables(&self.flows, visit);
         self.routing.tables(visit);
         self.transit.tables(visit);
         let (len, bound) = (self.shared.indices.len(), self.tunnels.len() * MAX_INDICES);
@@ -512,16 +537,20 @@ impl Node {
             self.tunnels.iter().filter(|t| !t.is_parked()).map(|t| t.status(now)).collect();
         let mut counters = self.flows.counters;
         counters.stray_datagrams = self.stray;
+        counters.clients_refused = self.edge.clients_refused();
         counters.route_changes = self.routing.route_changes();
         counters.link_state_refused = self.routing.refused();
+        (counters.tls_failed, counters.tls_timed_out) = self.edge.tls_failures();
         Status {
             region: self.config.region.clone(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: now.saturating_duration_since(self.shared.started).as_secs(),
             draining: self.drain.is_some(),
             peers_up: peers.iter().filter(|p| p.up).count(),
-            tcp_flows: self.flows.live(),
-            quic_flows: 0,
+            tcp_flows: self.flows.live().saturating_sub(self.edge.quic_flows()),
+            quic_flows: self.edge.quic_flows(),
+            tls_connections: self.edge.tls_connections(),
+            quic: self.edge.quic_status(),
             flow_memory: self.flows.memory(),
             paths: self.routing.paths(),
             latencies: self.routing.latencies(now),

@@ -25,6 +25,10 @@ pub struct Status {
     pub tcp_flows: usize,
     /// Flows that began as QUIC streams here.
     pub quic_flows: usize,
+    /// TLS clients whose handshake is complete.
+    pub tls_connections: usize,
+    /// QUIC clients.
+    pub quic: QuicStatus,
     /// Bytes reserved for flows, and the cap.
     pub flow_memory: MemoryStatus,
     /// The way to each node that is known in the mesh and can be reached, by name.
@@ -45,6 +49,31 @@ pub struct MemoryStatus {
     pub reserved: u64,
     /// The most that may be reserved.
     pub cap: u64,
+}
+
+/// Connections of QUIC clients. All but `connections` are counters, and monotonic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct QuicStatus {
+    /// Connections that there are now, those that end among them.
+    pub connections: usize,
+    /// Connections whose handshake was completed.
+    pub accepted: u64,
+    /// Handshakes that failed or took too long.
+    pub failed: u64,
+    /// Connections refused: too many in all or of one client, no memory, or the node ends.
+    pub refused: u64,
+    /// First flights that were not looked at because there were too many handshakes under way; clients send
+    /// them again.
+    pub postponed: u64,
+    /// Clients that were told to show that they receive at their address.
+    pub retries: u64,
+    /// Connections whose first flight carried data that was accepted.
+    pub early: u64,
+    /// Tickets that were used before or are forgotten; data that came with them in the first flight was
+    /// refused.
+    pub tickets_refused: u64,
+    /// Streams that were refused.
+    pub streams_refused: u64,
 }
 
 /// How full one queue or table of a node is; see [`Node::tables`](crate::Node::tables).
@@ -150,6 +179,8 @@ pub struct NodeCounters {
     pub flows_opened: u64,
     /// Flows accepted for origins here.
     pub flows_accepted: u64,
+    /// Clients that were not let in because there were too many, in all or from their address.
+    pub clients_refused: u64,
     /// Flows that ended by a reset, whoever asked for it.
     pub flows_reset: u64,
     /// Opens refused because the id was closed before.
@@ -164,6 +195,11 @@ pub struct NodeCounters {
     pub route_changes: u64,
     /// Advertisements of links refused because the database was full.
     pub link_state_refused: u64,
+    /// TLS clients that spoke and came to no flow: what they said was wrong, they did not trust the
+    /// certificate, or there was no room.
+    pub tls_failed: u64,
+    /// TLS clients whose handshake took too long.
+    pub tls_timed_out: u64,
 }
 
 /// The way to one destination.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use entrouter_host::Wake;
+use entrouter_host::core::Core;
 use entrouter_host::life::Life;
 use entrouter_host::names::Names;
 use entrouter_host::pace::{self, BLOCKED_TICK, Pace, ROUNDS};
 use entrouter_host::pop::{EventLoop, Parts, RunError};
 use entrouter_host::timer::PreciseTimer;
-use entrouter_proto::{Action, Node};
+use entrouter_proto::Action;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -31,7 +32,7 @@ pub(crate) const FIRST_CONN: usize = 1 << 20;
 
 /// The loop of this shell: one thread around one `mio::Poll`.
 pub struct MioLoop {
-    node: Node,
+    core: Core,
     life: Life,
     poll: Poll,
     udp: Udp,
@@ -65,7 +66,7 @@ impl EventLoop for MioLoop {
     }
 
     fn new(poll: Poll, parts: Parts) -> io::Result<Self> {
-        let Parts { node, life, udp, listeners, names, timer } = parts;
+        let Parts { core, life, udp, listeners, names, timer } = parts;
         let signals = life.signals().into_iter();
         let signals = signals.flat_map(|s| [(END, s.end_fd()), (RELOAD, s.reload_fd())]);
         for (token, fd) in timer.fd().map(|fd| (TIMER, fd)).into_iter().chain(signals) {
@@ -73,7 +74,7 @@ impl EventLoop for MioLoop {
         }
         let udp = Udp::new(udp, poll.registry().try_clone()?)?;
         let tcp = Tcp::new(listeners, poll.registry().try_clone()?)?;
-        Ok(Self { node, life, poll, udp, tcp, names, timer })
+        Ok(Self { core, life, poll, udp, tcp, names, timer })
     }
 
     fn run(mut self) -> Result<(), RunError> {
@@ -109,10 +110,10 @@ impl MioLoop {
             match event.token() {
                 WAKER => {} // what it is for is looked at in every turn
                 TIMER => self.timer.drain(),
-                END => self.life.end_signal(&mut self.node, now),
-                RELOAD => self.life.reload_signal(&mut self.node, now),
+                END => self.life.end_signal(&mut self.core, now),
+                RELOAD => self.life.reload_signal(&mut self.core, now),
                 Token(FIRST_UDP..FIRST_LISTENER) => self.udp.ready(event),
-                _ => self.tcp.ready(event, &mut self.node, &mut self.names, now),
+                _ => self.tcp.ready(event, &mut self.core, &mut self.names, now),
             }
         }
     }
@@ -120,29 +121,29 @@ impl MioLoop {
     /// One bounded portion of each kind of work. Also tells whether there was any.
     fn turn(&mut self) -> (Turn, bool) {
         let now = Instant::now();
-        let asked = self.life.look(&mut self.node, now);
+        let asked = self.life.look(&mut self.core, now);
         if asked.stop {
             return (Turn::End, true);
         }
         let mut worked = self.udp.readable() || self.tcp.has_work();
 
-        while let Some((conn, answer)) = self.names.answer(&mut self.node, now) {
-            self.tcp.resolved(conn, answer, &mut self.node, &mut self.names, now);
+        while let Some((conn, answer)) = self.names.answer(&mut self.core, now) {
+            self.tcp.resolved(conn, answer, &mut self.core, &mut self.names, now);
         }
-        self.udp.receive(&mut self.node, now);
-        self.tcp.receive(&mut self.node, now);
+        self.udp.receive(&mut self.core, now);
+        self.tcp.receive(&mut self.core, now);
 
         let now = Instant::now();
-        self.tcp.expire(&mut self.node, &mut self.names, now);
-        if self.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
-            self.node.handle_timeout(now);
+        self.tcp.expire(&mut self.core, &mut self.names, now);
+        if self.core.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.core.handle_timeout(now);
         }
         let (acted, settled) = self.settle(now);
         worked |= acted;
 
-        let more = self.udp.transmit(&mut self.node, Instant::now());
+        let more = self.udp.transmit(&mut self.core, Instant::now());
         worked |= self.udp.take_progress();
-        self.life.publish(asked, &self.node, Instant::now());
+        self.life.publish(asked, &mut self.core, Instant::now());
         if self.life.is_over(self.udp.is_flushed(), now) {
             return (Turn::End, worked);
         }
@@ -156,12 +157,12 @@ impl MioLoop {
         let mut acted = false;
         for _ in 0..ROUNDS {
             let mut asked = false;
-            while let Some(action) = self.node.poll_action() {
+            while let Some(action) = self.core.poll_action() {
                 asked = true;
                 self.act(action, now);
             }
             acted |= asked;
-            self.tcp.flush(&mut self.node, now);
+            self.tcp.flush(&mut self.core, now);
             if !asked {
                 return (acted, true);
             }
@@ -172,14 +173,14 @@ impl MioLoop {
     fn act(&mut self, action: Action, now: Instant) {
         match action {
             Action::Connect { conn, target } => {
-                self.tcp.connect(conn, target, &mut self.node, &mut self.names, now);
+                self.tcp.connect(conn, target, &mut self.core, &mut self.names, now);
             }
             Action::Write { conn, data } => self.tcp.write(conn, data),
             Action::GrantRead { conn, bytes } => self.tcp.grant(conn, bytes),
             Action::Shutdown { conn } => self.tcp.shutdown(conn),
             Action::Abort { conn } => self.tcp.abort(conn),
             Action::Resolve { peer, target } => {
-                self.names.resolve_peer(peer, target, &mut self.node, now);
+                self.names.resolve_peer(peer, target, &mut self.core, now);
             }
             Action::StopAccepting => self.tcp.stop_accepting(),
             Action::Drained => self.life.drained(now),
@@ -188,8 +189,8 @@ impl MioLoop {
 
     /// When something is to be done without an event.
     fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let node = pace::deadline(&mut self.node, self.udp.blocked(), now);
-        node.into_iter().chain(self.tcp.deadline()).min()
+        let core = pace::deadline(&mut self.core, self.udp.blocked(), now);
+        core.into_iter().chain(self.tcp.deadline()).min()
     }
 
     fn is_due(&mut self) -> bool {

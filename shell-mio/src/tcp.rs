@@ -7,14 +7,15 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use bytes::Bytes;
-use entrouter_host::accept::{ACCEPTS, Gate};
+use entrouter_host::accept::{ACCEPTS, Client, Gate};
 use entrouter_host::conn::{Conn, READ_BUFFER, Readiness, Step};
+use entrouter_host::core::Core;
 use entrouter_host::dial::{Dial, Progress};
 use entrouter_host::names::Names;
 use entrouter_host::pace::WRITES;
 use entrouter_host::resolve::Answer;
 use entrouter_proto::config::HostPort;
-use entrouter_proto::{ConnId, ListenerId, Node, TcpEvent};
+use entrouter_proto::{ConnId, ListenerId, TcpEvent};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
@@ -93,7 +94,7 @@ impl Tcp {
     pub(crate) fn ready(
         &mut self,
         event: &mio::event::Event,
-        node: &mut Node,
+        core: &mut Core,
         names: &mut Names,
         now: Instant,
     ) {
@@ -106,36 +107,36 @@ impl Tcp {
         };
         if let Some(Slot::Dial { dial, .. }) = self.slots.get_mut(place) {
             let progress = dial.ready(now);
-            self.dialled(place, progress, node, names, now);
+            self.dialled(place, progress, core, names, now);
         }
         // Also after a dial: the same event may tell of first bytes, or even of the end, and there
         // is no other.
         if let Some(Slot::Open { conn, .. }) = self.slots.get_mut(place) {
-            let step = conn.ready(readiness(event), node, now);
+            let step = conn.ready(readiness(event), core, now);
             self.after(place, step);
         }
     }
 
     /// Accepts and reads what a turn allows.
-    pub(crate) fn receive(&mut self, node: &mut Node, now: Instant) {
-        self.accept(node, now);
+    pub(crate) fn receive(&mut self, core: &mut Core, now: Instant) {
+        self.accept(core, now);
         for _ in 0..self.readers.len().min(READS) {
             let Some(place) = self.readers.pop_front() else { break };
             if let Some(Slot::Open { conn, reads, .. }) = self.slots.get_mut(place) {
                 *reads = false;
-                let step = conn.read(&mut self.buf, node, now);
+                let step = conn.read(&mut self.buf, core, now);
                 self.after(place, step);
             }
         }
     }
 
     /// Writes what a turn allows.
-    pub(crate) fn flush(&mut self, node: &mut Node, now: Instant) {
+    pub(crate) fn flush(&mut self, core: &mut Core, now: Instant) {
         for _ in 0..self.writers.len().min(WRITES) {
             let Some(place) = self.writers.pop_front() else { break };
             if let Some(Slot::Open { conn, writes, .. }) = self.slots.get_mut(place) {
                 *writes = false;
-                let step = conn.flush(node, now);
+                let step = conn.flush(core, now);
                 self.after(place, step);
             }
         }
@@ -155,14 +156,14 @@ impl Tcp {
     }
 
     /// Ends what took too long.
-    pub(crate) fn expire(&mut self, node: &mut Node, names: &mut Names, now: Instant) {
+    pub(crate) fn expire(&mut self, core: &mut Core, names: &mut Names, now: Instant) {
         self.gate.is_open(now);
         while let Some(&(at, id)) = self.deadlines.first() {
             if at > now {
                 break;
             }
             self.deadlines.pop_first();
-            self.with_dial(id, node, names, now, |dial| dial.next(now));
+            self.with_dial(id, core, names, now, |dial| dial.next(now));
         }
     }
 
@@ -171,11 +172,11 @@ impl Tcp {
         &mut self,
         id: ConnId,
         answer: Answer,
-        node: &mut Node,
+        core: &mut Core,
         names: &mut Names,
         now: Instant,
     ) {
-        self.with_dial(id, node, names, now, |dial| dial.start(answer, now));
+        self.with_dial(id, core, names, now, |dial| dial.start(answer, now));
     }
 
     /// [`Action::Connect`](entrouter_proto::Action::Connect).
@@ -183,7 +184,7 @@ impl Tcp {
         &mut self,
         id: ConnId,
         target: HostPort,
-        node: &mut Node,
+        core: &mut Core,
         names: &mut Names,
         now: Instant,
     ) {
@@ -191,7 +192,7 @@ impl Tcp {
         let dial = Dial::new(id, target, now);
         let place = self.slots.insert(Slot::Dial { dial, watched: None });
         self.places.insert(id, place);
-        self.with_dial(id, node, names, now, |dial| match known {
+        self.with_dial(id, core, names, now, |dial| match known {
             Some(answer) => dial.start(answer, now),
             None => Progress::Waiting,
         });
@@ -240,7 +241,7 @@ impl Tcp {
     fn with_dial(
         &mut self,
         id: ConnId,
-        node: &mut Node,
+        core: &mut Core,
         names: &mut Names,
         now: Instant,
         change: impl FnOnce(&mut Dial) -> Progress,
@@ -249,7 +250,7 @@ impl Tcp {
         let Some(&place) = self.places.get(&id) else { return };
         if let Some(Slot::Dial { dial, .. }) = self.slots.get_mut(place) {
             let progress = change(dial);
-            self.dialled(place, progress, node, names, now);
+            self.dialled(place, progress, core, names, now);
         }
     }
 
@@ -273,7 +274,7 @@ impl Tcp {
         &mut self,
         place: usize,
         mut progress: Progress,
-        node: &mut Node,
+        core: &mut Core,
         names: &mut Names,
         now: Instant,
     ) {
@@ -297,10 +298,10 @@ impl Tcp {
                 if let Some(slot) = self.slots.get_mut(place) {
                     *slot = Slot::open(Conn::new(id, stream));
                 }
-                node.handle_tcp(now, TcpEvent::Connected { conn: id });
+                core.handle_tcp(now, TcpEvent::Connected { conn: id });
             }
             Progress::Failed(e) => {
-                names.unreachable(id, &dial.target, &e, node, now);
+                names.unreachable(id, &dial.target, &e, core, now);
                 self.remove(place);
             }
         }
@@ -324,7 +325,7 @@ impl Tcp {
         }
     }
 
-    fn accept(&mut self, node: &mut Node, now: Instant) {
+    fn accept(&mut self, core: &mut Core, now: Instant) {
         for n in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
                 let listener = &mut self.listeners[n];
@@ -332,7 +333,7 @@ impl Tcp {
                     break;
                 }
                 match self.gate.accept(&listener.socket, now) {
-                    Ok((stream, remote)) => {
+                    Ok(Client { stream, remote, local }) => {
                         let place = self.slots.vacant_key();
                         if let Err(e) = watch(&self.registry, place, &stream) {
                             self.gate.close(now, &e);
@@ -341,7 +342,7 @@ impl Tcp {
                         let (conn, listener) = (self.gate.admit(), ListenerId(n));
                         self.slots.insert(Slot::open(Conn::new(conn, stream)));
                         self.places.insert(conn, place);
-                        node.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote });
+                        core.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote, local });
                     }
                     Err(e) => listener.ready = e.kind() != io::ErrorKind::WouldBlock,
                 }

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use entrouter_host::core::Core;
 use entrouter_host::datagrams::{Datagrams, Outbox, Sent};
-use entrouter_proto::{Node, SocketId};
+use entrouter_proto::SocketId;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use tracing::warn;
@@ -75,18 +76,18 @@ impl Udp {
     }
 
     /// Reads one batch of each socket into the core.
-    pub(crate) fn receive(&mut self, node: &mut Node, now: Instant) {
+    pub(crate) fn receive(&mut self, core: &mut Core, now: Instant) {
         for (socket, readable) in self.sockets.iter_mut().zip(&mut self.readable) {
-            *readable = *readable && socket.receive(node, now);
+            *readable = *readable && socket.receive(core, now);
         }
     }
 
     /// Sends what the core has to send. `true` if it may have more, and the sockets take more.
-    pub(crate) fn transmit(&mut self, node: &mut Node, now: Instant) -> bool {
+    pub(crate) fn transmit(&mut self, core: &mut Core, now: Instant) -> bool {
         if self.blocked() {
             return false;
         }
-        let sent = self.outbox.transmit(&mut self.sockets, node, now);
+        let sent = self.outbox.transmit(&mut self.sockets, core, now);
         self.flushed = sent == Sent::All;
         if let Sent::Blocked(id) = sent {
             self.blocked = Some(id);

@@ -63,33 +63,33 @@ impl Pop {
     fn turn(self: &Rc<Self>, blocked: &mut Option<SocketId>) -> Next {
         let state = &mut *self.state();
         let now = Instant::now();
-        let asked = state.life.look(&mut state.node, now);
+        let asked = state.life.look(&mut state.core, now);
         if asked.stop {
             return Next::End;
         }
-        while let Some((conn, answer)) = state.names.answer(&mut state.node, now) {
+        while let Some((conn, answer)) = state.names.answer(&mut state.core, now) {
             state.resolved(conn, answer);
         }
-        if state.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
-            state.node.handle_timeout(now);
+        if state.core.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            state.core.handle_timeout(now);
         }
         let (mut worked, settled) = self.settle(state, now);
 
         let now = Instant::now();
         let mut sent = None;
         if blocked.is_none() {
-            let all = state.outbox.transmit(&mut state.udp, &mut state.node, now);
+            let all = state.outbox.transmit(&mut state.udp, &mut state.core, now);
             if let Sent::Blocked(id) = all {
                 *blocked = Some(id);
             }
             sent = Some(all);
             worked |= state.outbox.take_progress();
         }
-        state.life.publish(asked, &state.node, now);
+        state.life.publish(asked, &mut state.core, now);
         if state.life.is_over(sent == Some(Sent::All), now) {
             return Next::End;
         }
-        let deadline = pace::deadline(&mut state.node, blocked.is_some(), now);
+        let deadline = pace::deadline(&mut state.core, blocked.is_some(), now);
         let due = deadline.is_some_and(|at| at <= Instant::now());
         if due || !settled || sent == Some(Sent::Share) {
             Next::Again(worked)
@@ -103,7 +103,7 @@ impl Pop {
     fn settle(self: &Rc<Self>, state: &mut State, now: Instant) -> (bool, bool) {
         for round in 0..ROUNDS {
             let mut asked = false;
-            while let Some(action) = state.node.poll_action() {
+            while let Some(action) = state.core.poll_action() {
                 asked = true;
                 self.act(state, action, now);
             }
@@ -123,7 +123,7 @@ impl Pop {
             Action::GrantRead { conn, bytes } => state.grant(conn, bytes),
             Action::Abort { conn } => state.remove(conn),
             Action::Resolve { peer, target } => {
-                state.names.resolve_peer(peer, target, &mut state.node, now);
+                state.names.resolve_peer(peer, target, &mut state.core, now);
             }
             Action::StopAccepting => state.listeners.clear(),
             Action::Drained => state.life.drained(now),

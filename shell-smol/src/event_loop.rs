@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use async_io::{Async, Timer, block_on};
 use entrouter_host::Wake;
+use entrouter_host::core::Core;
 use entrouter_host::hangups::{Hangups, PEEK_EVERY, PERHAPS};
 use entrouter_host::life::Life;
 use entrouter_host::pop::{EventLoop, Parts, RunError};
-use entrouter_proto::{ConnId, Node};
+use entrouter_proto::ConnId;
 use smol::channel::{Receiver, bounded};
 use smol::future::{or, yield_now};
 use smol::{LocalExecutor, Task};
@@ -45,7 +46,7 @@ struct Watched {
     signals: Vec<(Async<OwnedFd>, OnSignal)>,
 }
 
-type OnSignal = fn(&mut Life, &mut Node, Instant);
+type OnSignal = fn(&mut Life, &mut Core, Instant);
 
 impl EventLoop for SmolLoop {
     type Setup = Receiver<()>;
@@ -78,10 +79,10 @@ impl EventLoop for SmolLoop {
 
     fn run(self) -> Result<(), RunError> {
         let Self { parts, wakes, watched } = self;
-        let Parts { node, life, names, timer, udp: datagrams, .. } = parts;
+        let Parts { core, life, names, timer, udp: datagrams, .. } = parts;
         let Watched { udp, listeners, hangups, hangups_fd, timer_fd, signals } = watched;
         let executor = Rc::new(LocalExecutor::new());
-        let state = State::new(node, life, names, datagrams, listeners, hangups);
+        let state = State::new(core, life, names, datagrams, listeners, hangups);
         let pop = Rc::new(Pop::new(state, udp, Rc::downgrade(&executor)));
         let driver = executor.spawn(drive(Rc::clone(&pop)));
         executor.spawn(hear_wakes(Rc::clone(&pop), wakes)).detach();
@@ -146,7 +147,7 @@ async fn hear_wakes(pop: Rc<Pop>, wakes: Receiver<()>) {
 async fn hear_signals(pop: Rc<Pop>, fd: Async<OwnedFd>, then: OnSignal) {
     while fd.readable().await.is_ok() {
         let state = &mut *pop.state();
-        then(&mut state.life, &mut state.node, Instant::now());
+        then(&mut state.life, &mut state.core, Instant::now());
         pop.driver.ring();
     }
 }

@@ -11,11 +11,12 @@ use std::time::Instant;
 use async_io::Async;
 use entrouter_host::accept::Gate;
 use entrouter_host::conn::{READ_BUFFER, Readiness};
+use entrouter_host::core::Core;
 use entrouter_host::datagrams::{Datagrams, Outbox};
 use entrouter_host::hangups::Hangups;
 use entrouter_host::life::Life;
 use entrouter_host::names::Names;
-use entrouter_proto::{ConnId, Node};
+use entrouter_proto::ConnId;
 use smol::{LocalExecutor, Task};
 
 use crate::bell::Bell;
@@ -37,7 +38,7 @@ pub(crate) struct Pop {
 }
 
 pub(crate) struct State {
-    pub(crate) node: Node,
+    pub(crate) core: Core,
     pub(crate) life: Life,
     pub(crate) names: Names,
     pub(crate) udp: Vec<Datagrams>,
@@ -99,7 +100,7 @@ impl Pop {
 
 impl State {
     pub(crate) fn new(
-        node: Node,
+        core: Core,
         life: Life,
         names: Names,
         udp: Vec<Datagrams>,
@@ -108,7 +109,7 @@ impl State {
     ) -> Self {
         let listeners = listeners.into_iter();
         Self {
-            node,
+            core,
             life,
             names,
             udp,
@@ -124,7 +125,7 @@ impl State {
 
     /// Reads a batch of UDP socket `n` into the core. `false` if there was none.
     pub(crate) fn receive(&mut self, n: usize, now: Instant) -> bool {
-        self.udp.get_mut(n).is_some_and(|udp| udp.receive(&mut self.node, now))
+        self.udp.get_mut(n).is_some_and(|udp| udp.receive(&mut self.core, now))
     }
 
     /// Tells connections that ended or broke.

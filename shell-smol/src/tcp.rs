@@ -9,13 +9,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use async_io::{Async, Timer};
-use entrouter_host::accept::ACCEPTS;
+use entrouter_host::accept::{ACCEPTS, Client};
 use entrouter_host::conn::{Conn, Readiness, Step};
+use entrouter_host::core::Core;
 use entrouter_host::dial::{Dial, Progress};
 use entrouter_host::pace::WRITES;
 use entrouter_host::resolve::Answer;
 use entrouter_proto::config::HostPort;
-use entrouter_proto::{ConnId, ListenerId, Node, TcpEvent};
+use entrouter_proto::{ConnId, ListenerId, TcpEvent};
 use smol::Task;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{or, yield_now};
@@ -53,7 +54,7 @@ impl Open {
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
-        node: &mut Node,
+        core: &mut Core,
         now: Instant,
     ) -> (Step, bool) {
         match &mut self.waker {
@@ -62,15 +63,15 @@ impl Open {
         }
         let mut worked = false;
         for _ in 0..2 {
-            if self.hear(cx, node, now) == Step::Over {
+            if self.hear(cx, core, now) == Step::Over {
                 return (Step::Over, true);
             }
             if !self.conn.wants_read() && !self.conn.wants_write() {
                 return (Step::Idle, worked);
             }
             worked = true;
-            if self.conn.wants_write() && self.conn.flush(node, now) == Step::Over
-                || self.conn.read(buf, node, now) == Step::Over
+            if self.conn.wants_write() && self.conn.flush(core, now) == Step::Over
+                || self.conn.read(buf, core, now) == Step::Over
             {
                 return (Step::Over, true);
             }
@@ -80,15 +81,15 @@ impl Open {
 
     /// Asks the reactor for what the connection waits for, and for nothing else: bytes that may not
     /// be read yet would wake the task for nothing.
-    fn hear(&mut self, cx: &mut Context<'_>, node: &mut Node, now: Instant) -> Step {
+    fn hear(&mut self, cx: &mut Context<'_>, core: &mut Core, now: Instant) -> Step {
         if self.conn.awaits_bytes()
             && self.socket.poll_readable(cx).is_ready()
-            && self.conn.ready(READABLE, node, now) == Step::Over
+            && self.conn.ready(READABLE, core, now) == Step::Over
         {
             return Step::Over;
         }
         if self.conn.awaits_room() && self.socket.poll_writable(cx).is_ready() {
-            return self.conn.ready(WRITABLE, node, now);
+            return self.conn.ready(WRITABLE, core, now);
         }
         Step::Idle
     }
@@ -106,7 +107,7 @@ async fn serve(pop: Rc<Pop>, id: ConnId) {
     poll_fn(|cx| {
         let state = &mut *pop.state();
         let Some(Entry::Open(open)) = state.conns.get_mut(&id) else { return Poll::Ready(()) };
-        let (step, worked) = open.poll(cx, &mut state.buf, &mut state.node, Instant::now());
+        let (step, worked) = open.poll(cx, &mut state.buf, &mut state.core, Instant::now());
         if worked {
             pop.driver.ring();
         }
@@ -167,21 +168,23 @@ impl Pop {
             }
             let Some(listener) = state.listeners.get(n) else { return Accepted::Closed };
             match state.gate.accept(listener.socket.get_ref(), now) {
-                Ok((stream, remote)) => match Async::new_nonblocking(Arc::clone(&stream)) {
-                    Ok(socket) => {
-                        let conn = state.gate.admit();
-                        let task = self.spawn(serve(Rc::clone(self), conn));
-                        if let Err(e) = state.open(conn, stream, socket, task) {
-                            state.gate.close(now, &e);
-                            continue;
+                Ok(Client { stream, remote, local }) => {
+                    match Async::new_nonblocking(Arc::clone(&stream)) {
+                        Ok(socket) => {
+                            let conn = state.gate.admit();
+                            let task = self.spawn(serve(Rc::clone(self), conn));
+                            if let Err(e) = state.open(conn, stream, socket, task) {
+                                state.gate.close(now, &e);
+                                continue;
+                            }
+                            let listener = ListenerId(n);
+                            let accepted = TcpEvent::Accepted { conn, listener, remote, local };
+                            state.core.handle_tcp(now, accepted);
+                            self.driver.ring();
                         }
-                        let listener = ListenerId(n);
-                        let accepted = TcpEvent::Accepted { conn, listener, remote };
-                        state.node.handle_tcp(now, accepted);
-                        self.driver.ring();
+                        Err(e) => state.gate.close(now, &e),
                     }
-                    Err(e) => state.gate.close(now, &e),
-                },
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::All,
                 Err(_) => {}
             }
@@ -230,13 +233,13 @@ async fn connect_and_serve(pop: Rc<Pop>, mut dial: Dial, answers: Receiver<Answe
     pop.driver.ring();
     match opened {
         Ok(()) => {
-            pop.state().node.handle_tcp(now, TcpEvent::Connected { conn: id });
+            pop.state().core.handle_tcp(now, TcpEvent::Connected { conn: id });
             serve(pop, id).await;
         }
         Err(e) => {
             let state = &mut *pop.state();
             state.remove(id);
-            state.names.unreachable(id, &dial.target, &e, &mut state.node, now);
+            state.names.unreachable(id, &dial.target, &e, &mut state.core, now);
         }
     }
 }
@@ -330,7 +333,7 @@ impl State {
         for (n, id) in writers.drain(..).enumerate() {
             let Some(Entry::Open(open)) = self.conns.get_mut(&id) else { continue };
             let at_once = n < WRITES && open.conn.wants_write();
-            if at_once && open.conn.flush(&mut self.node, now) == Step::Over {
+            if at_once && open.conn.flush(&mut self.core, now) == Step::Over {
                 self.remove(id);
             } else if open.conn.has_output() {
                 open.wake();
@@ -342,7 +345,7 @@ impl State {
     /// Tells a connection what happened to its socket.
     pub(crate) fn hear(&mut self, id: ConnId, what: Readiness, now: Instant) {
         let Some(Entry::Open(open)) = self.conns.get_mut(&id) else { return };
-        match open.conn.ready(what, &mut self.node, now) {
+        match open.conn.ready(what, &mut self.core, now) {
             Step::Over => self.remove(id),
             Step::Idle | Step::More => open.wake(),
         }

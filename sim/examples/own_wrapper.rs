@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use entrouter_proto::status::{Status, Table};
 use entrouter_proto::{
-    Action, ConnId, Ecn, ListenerId, Node, PeerId, TcpEvent, TimerReason, Transmit,
+    Action, ConnId, Ecn, ListenerId, Node, PeerId, SocketId, TcpEvent, TimerReason, Transmit,
 };
 use entrouter_sim::engine::{Core, Engine, Fault, HostId, MakeCore, Trace, data_header};
 use entrouter_sim::link::{LinkConfig, Loss, QueueLimit, Rate};
@@ -81,11 +81,12 @@ impl Core for Doorman {
     fn handle_datagram(
         &mut self,
         now: Instant,
+        socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         datagram: &mut [u8],
     ) {
-        Core::handle_datagram(&mut self.node, now, remote, ecn, datagram);
+        Core::handle_datagram(&mut self.node, now, socket, remote, ecn, datagram);
     }
 
     fn handle_resolved(&mut self, now: Instant, peer: PeerId, addrs: &[SocketAddr]) {
@@ -149,7 +150,8 @@ fn simulate(seed: u64) -> Result<(Outcome, usize), Box<dyn Error>> {
         config: toml::Table::new(),
     });
     let mut configs =
-        mesh::configs(seed, &pops, &[(entry, exit)], std::slice::from_ref(&fetch))?.into_iter();
+        mesh::configs(seed, &pops, &[], &[(entry, exit)], std::slice::from_ref(&fetch))?
+            .into_iter();
     let (Some(at_entry), Some(at_exit)) = (configs.next(), configs.next()) else {
         return Err("two PoPs have two configurations".into());
     };

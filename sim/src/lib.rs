@@ -11,6 +11,7 @@
 //! - [`chaos`]: a whole world sampled from a seed; [`mod@sweep`]: many seeds on all cores.
 //! - [`engine`]: the event loop, hosts, network, faults and checks. To run a core of your own in it,
 //!   start there.
+//! - [`connect`]: hosts beside the mesh whose clients get in over QUIC.
 //! - [`traffic`]: what clients and origins do; [`mesh`]: PoPs as they would be configured.
 //! - [`link`]: one direction of a link, pure: it is handed the time and a seed.
 //! - [`seed`] and [`time`]: what everything simulated shares.
@@ -23,6 +24,7 @@
 
 pub mod chaos;
 pub mod cli;
+pub mod connect;
 pub mod engine;
 pub mod link;
 #[cfg(feature = "live")]

@@ -181,6 +181,7 @@ fn relays(
 ) -> Result<(), RunError> {
     let pops = scenario.pops.iter().enumerate();
     let pops: Vec<_> = pops
+        .filter(|(_, pop)| pop.connector.is_none())
         .map(|(nth, pop)| mesh::Pop {
             name: pop.name.to_string(),
             hidden: pop.nat,
@@ -189,13 +190,27 @@ fn relays(
         .collect();
     let links = scenario.links.iter().map(|link| (host(link.ends.0), host(link.ends.1)));
     let links: Vec<_> = links.collect();
-    let configs = mesh::configs(seed, &pops, &links, workloads)?;
+    let connector = |pop: &scenario::Pop| {
+        let connector = pop.connector?;
+        Some(mesh::Connector {
+            name: pop.name.to_string(),
+            edge: host(connector.edge),
+            connections: connector.connections,
+            early_data: connector.early_data,
+        })
+    };
+    // They come behind the PoPs.
+    let connectors: Vec<_> = scenario.pops.iter().filter_map(connector).collect();
+    let clocks: Vec<_> =
+        scenario.pops[pops.len()..].iter().map(|pop| nanos(pop.clock_offset)).collect();
+    let configs = mesh::configs(seed, &pops, &connectors, &links, workloads)?;
     for (nth, (config, pop)) in configs.into_iter().zip(&scenario.pops).enumerate() {
         let nat = pop.nat.then(NatConfig::default);
         let ahead = nanos(pop.clock_offset);
         let addr = mesh::addr(HostId(nth));
         engine.add_host(pop.name.as_str(), addr, nat, ahead, mesh::node(config))?;
     }
+    mesh::add_connectors(engine, pops.len(), &connectors, workloads, &clocks)?;
     Ok(())
 }
 
@@ -208,6 +223,7 @@ pub(crate) fn quic_ends(
     match ends.next() {
         Some(first)
             if scenario.pops.len() == 2
+                && scenario.pops.iter().all(|pop| pop.connector.is_none())
                 && first.0 != first.1
                 && ends.all(|other| other == first) =>
         {
@@ -339,8 +355,12 @@ fn faults(event: &EventKind) -> Vec<Fault> {
             vec![Fault::Rebind(host(*pop), what)]
         }
         EventKind::Crash { pop } => vec![Fault::Crash(host(*pop))],
-        EventKind::Restart { pop, clock_step } => {
-            vec![Fault::Restart(host(*pop), nanos(*clock_step))]
+        EventKind::Restart { pop, clock_step, forgets } => {
+            let forget = forgets.then(|| Fault::Forget(host(*pop)));
+            let restart = Fault::Restart(host(*pop), nanos(*clock_step));
+            // The one that dies first could keep something.
+            let crash = forgets.then(|| Fault::Crash(host(*pop)));
+            crash.into_iter().chain(forget).chain([restart]).collect()
         }
         EventKind::Drain { pop } => vec![Fault::Drain(host(*pop))],
         EventKind::Origin { pop, state } => {

@@ -20,18 +20,21 @@ fn whatever_goes_wrong_nothing_happens_that_must_not() {
 
 #[test]
 fn a_sample_is_as_large_as_it_is_said_to_be() {
-    let (mut sizes, mut own) = ([0; 13], 0);
+    let (mut sizes, mut own, mut with_connectors) = ([0; 13], 0, 0);
     for seed in 0..500 {
         let sample = Sample::new(seed);
         assert!(sample.bytes() >= MIN_BYTES && sample.misfortunes >= MIN_FAULTS, "{sample}");
         assert!(sample.heals_at.as_secs() >= 30, "{sample}");
-        let (pops, links) = (sample.pops.len(), sample.links.len());
+        let (pops, beside) = (sample.pops.len(), sample.connectors.len());
+        let links = sample.links.len() - beside;
+        with_connectors += usize::from(beside > 0);
         assert!((2..=12).contains(&pops) && (pops - 1..=pops * 3 / 2).contains(&links), "{sample}");
         sizes[pops] += 1;
         own += sample.workloads.iter().filter(|w| w.from == w.to).count();
     }
     assert!(sizes[2..].iter().all(|seeds| *seeds > 0) && sizes[2] > 100, "{sizes:?}");
     assert!(own > 100, "{own}");
+    assert!(with_connectors > 100, "{with_connectors}");
     let sample = Sample::new(1);
     let outcome = run(&sample, Trace::new()).expect("it can be set up");
     assert!(outcome.packets <= sample.max_packets());

@@ -26,7 +26,7 @@ use entrouter_tests::bytes::pattern;
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::origin::Origin;
 use entrouter_tests::pop::Pop;
-use entrouter_tests::shells::named;
+use entrouter_tests::shells::{Shell, named};
 use entrouter_tests::{client, on_every, process};
 
 /// Of the first, the others are told as multiples.
@@ -217,7 +217,7 @@ fn measure(size: &Size) -> io::Result<Vec<Found>> {
     let origin = origin();
     let start = |pair| {
         let plan = Plan::direct(origin.addr()).probe_interval_ms(PROBE_INTERVAL_MS);
-        plan.start(named(pair))
+        plan.start(named::<[Shell; 2]>(pair))
     };
     let lines = PAIRS.map(start);
     let mut found: Vec<_> = PAIRS.iter().map(|_| Found::default()).collect();

@@ -11,10 +11,13 @@
 //! - [`build`]: the shells' binaries, always of the release profile, whatever profile the tests have.
 //!   A debug build relays an order of magnitude slower, and the release build is what is shipped.
 //! - [`pop`]: one PoP as a process: its configuration, log, status, signals, end.
+//! - [`connector`]: a connector as a process; [`aioquic`]: a QUIC client that is not ours.
+//! - [`running`]: what processes of both kinds have in common; [`detour`]: what lies before the edge.
 //! - [`mod@embed`]: the same for the core's example, which is no shell.
 //! - [`mod@line`]: two PoPs and the link between them; [`triangle`]: three PoPs and three links.
 //! - [`origin`] and [`client`]: both ends of a connection.
 //! - [`web`]: `curl` and an HTTP server: both ends of a connection that are not ours.
+//! - [`tls`]: certificates made by `openssl`, and a client of TLS.
 //! - [`process`]: memory and processor time of a process, where the system tells.
 //! - [`wait`]: waiting for something to become true, with a deadline. Nothing sleeps and hopes.
 //!
@@ -22,17 +25,22 @@
 //! (`cargo test`) or each in its own (`cargo nextest run`).
 #![forbid(unsafe_code)]
 
+pub mod aioquic;
 pub mod build;
 pub mod bytes;
 pub mod client;
+pub mod connector;
+pub mod detour;
 pub mod embed;
 pub mod http;
 pub mod line;
 pub mod origin;
 pub mod pop;
 pub mod process;
+pub mod running;
 pub mod scratch;
 pub mod shells;
+pub mod tls;
 pub mod triangle;
 pub mod wait;
 pub mod web;

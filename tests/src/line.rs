@@ -1,6 +1,7 @@
 //! Two PoPs and what lies between them.
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use entrouter_sim::link::{LinkConfig, Loss};
@@ -8,8 +9,11 @@ use entrouter_sim::live::{BoundProxy, Proxy};
 use entrouter_sim::seed::Seed;
 
 use crate::client;
+use crate::connector::Connector;
 use crate::pop::{Pop, PopConfig, any_port};
-use crate::shells::Shell;
+use crate::running::Running;
+use crate::shells::Way;
+use crate::tls::Pair;
 
 /// What a line is made of.
 #[derive(Debug)]
@@ -17,7 +21,7 @@ pub struct Plan {
     link: Option<LinkConfig>,
     entry: PopConfig,
     exit: PopConfig,
-    /// Limits of open files, at the entry and at the exit.
+    /// Limits of open files, where the clients connect and at the exit.
     max_files: [Option<u32>; 2],
 }
 
@@ -69,6 +73,12 @@ impl Plan {
         self
     }
 
+    /// Clients of the entry speak TLS and are shown this.
+    pub fn tls(mut self, pair: Pair) -> Self {
+        self.entry.tls = Some(pair);
+        self
+    }
+
     /// Keys: what the entry has, what the exit has, what the exit accepts besides.
     pub fn keys(mut self, entry: String, exit: String, exit_next: Option<String>) -> Self {
         self.entry.key = entry;
@@ -77,8 +87,8 @@ impl Plan {
         self
     }
 
-    /// A limit of open files at the entry.
-    pub fn entry_files(mut self, most: u32) -> Self {
+    /// A limit of open files where the clients connect: at the entry, or at the connector.
+    pub fn door_files(mut self, most: u32) -> Self {
         self.max_files[0] = Some(most);
         self
     }
@@ -89,30 +99,70 @@ impl Plan {
         self
     }
 
+    /// Clients come by QUIC; no connector is started.
+    pub fn quic(mut self) -> Self {
+        self.entry.tcp = None;
+        self.entry.quic = Some(any_port());
+        self.entry.quic_edges.append(&mut self.entry.edges);
+        self
+    }
+
+    /// What QUIC clients send with their first flight is refused.
+    pub fn no_early_data(mut self) -> Self {
+        self.entry.early_data = false;
+        self
+    }
+
+    /// Between the PoPs lie so many milliseconds each way, and no loss.
+    pub fn far(origin: SocketAddr, delay: Duration) -> Self {
+        let link = LinkConfig { delay, ..LinkConfig::default() };
+        Self { link: Some(link), ..Self::direct(origin) }
+    }
+
     /// Starts both, the entry and the exit by these shells, and waits until the tunnel stands, seen
-    /// from both ends.
+    /// from both ends. If clients are to come by a connector, that is started, too.
     #[track_caller]
-    pub fn start(self, pair: [Shell; 2]) -> Line {
-        let line = self.start_unconnected(pair);
+    pub fn start(self, pair: impl Into<Way>) -> Line {
+        let pair = pair.into();
+        let max_files = self.max_files[0].filter(|_| pair.connector.is_some());
+        let mut line = self.start_unconnected(pair);
         line.wait_up();
+        if let Some(shell) = pair.connector {
+            let trust = ["--fingerprint", &line.entry.fingerprint()];
+            let edges = &line.entry.config.quic_edges;
+            for edge in std::iter::once(line.entry.quic()).chain(edges.iter().map(|edge| edge.0)) {
+                let connector = Connector::start_limited(shell, edge, &trust, max_files);
+                connector.wait_up();
+                line.connectors.push(connector);
+            }
+        }
         line
     }
 
     /// Starts both and returns once they listen.
     #[track_caller]
-    pub fn start_unconnected(mut self, [entry, exit]: [Shell; 2]) -> Line {
+    pub fn start_unconnected(self, pair: impl Into<Way>) -> Line {
+        let pair = pair.into();
+        let mut plan = if pair.connector.is_some() { self.quic() } else { self };
+        if pair.connector.is_some() {
+            // One that it made itself would be another after a restart.
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto-core/src/edge/testdata");
+            let [cert, key] = ["ec.pem", "ec.key"].map(|name| Path::new(folder).join(name));
+            plan.entry.tls.get_or_insert(Pair { cert, key });
+        }
         // The exit learns where the entry is from its handshake, so it can start first.
-        let exit = Pop::start_limited(exit, self.exit, self.max_files[1]);
-        let proxy = self
+        let exit = Pop::start_limited(pair.exit, plan.exit, plan.max_files[1]);
+        let proxy = plan
             .link
             .map(|link| BoundProxy::bind(&link, &link, Seed::new(1)).expect("a link on loopback"));
         let facing = proxy.as_ref().map(BoundProxy::addr_facing_a);
-        self.entry.peer_addr = Some(facing.unwrap_or(exit.config.relay));
-        let entry = Pop::start_limited(entry, self.entry, self.max_files[0]);
+        plan.entry.peer_addr = Some(facing.unwrap_or(exit.config.relay));
+        let max_files = plan.max_files[0].filter(|_| pair.connector.is_none());
+        let entry = Pop::start_limited(pair.entry, plan.entry, max_files);
         let link = proxy.map(|proxy| {
             proxy.start(entry.config.relay, exit.config.relay).expect("a thread for the link")
         });
-        Line { entry, exit, link }
+        Line { entry, exit, link, connectors: Vec::new() }
     }
 }
 
@@ -125,6 +175,9 @@ pub struct Line {
     pub exit: Pop,
     /// What lies between them, if it is not only loopback.
     pub link: Option<Proxy>,
+    /// What takes clients to the entry, if they do not go there by TCP themselves: to the service
+    /// "default", and to that of [`Plan::edge`].
+    pub connectors: Vec<Connector>,
 }
 
 impl Line {
@@ -135,16 +188,27 @@ impl Line {
         self.exit.wait_up();
     }
 
+    /// Where clients connect.
+    pub fn door(&self) -> SocketAddr {
+        self.connectors.first().map_or_else(|| self.entry.tcp(), Connector::addr)
+    }
+
+    /// The process that they connect to.
+    pub fn doorkeeper(&self) -> &Running {
+        self.connectors.first().map_or_else(|| self.entry.running(), Connector::running)
+    }
+
     /// A client's connection to the service "default".
     #[track_caller]
     pub fn connect(&self) -> TcpStream {
-        client::connect(self.entry.tcp())
+        client::connect(self.door())
     }
 
     /// A client's connection to the service of [`Plan::edge`].
     #[track_caller]
     pub fn edge(&self) -> TcpStream {
-        client::connect(self.entry.config.edges[0].0)
+        let by_connector = self.connectors.get(1).map(Connector::addr);
+        client::connect(by_connector.unwrap_or_else(|| self.entry.config.edges[0].0))
     }
 
     /// Asks something of the service "default", which echoes, and checks the answer.
@@ -161,6 +225,9 @@ impl Line {
     pub fn assert_running(&mut self) {
         for pop in [&mut self.entry, &mut self.exit] {
             assert!(pop.is_running(), "{} has ended", pop.config.node_id);
+        }
+        for connector in &mut self.connectors {
+            assert!(connector.process().ended().is_none(), "the connector has ended");
         }
     }
 }

@@ -1,22 +1,21 @@
 //! One PoP as a process.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::running::Running;
 use crate::scratch::Scratch;
 use crate::shells::Shell;
-use crate::{build, http, process, wait};
+use crate::tls::Pair;
+use crate::{http, wait};
 
 /// A key of the configuration, made of one byte.
 pub fn key(byte: u8) -> String {
@@ -37,10 +36,18 @@ pub struct PopConfig {
     pub relay: SocketAddr,
     /// `listen.tcp_addr`; `None` for a PoP without clients.
     pub tcp: Option<SocketAddr>,
+    /// `listen.quic_addr`.
+    pub quic: Option<SocketAddr>,
+    /// `listen.quic_0rtt`.
+    pub early_data: bool,
     /// Address and service of further listeners.
     pub edges: Vec<(SocketAddr, String)>,
+    /// The same for QUIC.
+    pub quic_edges: Vec<(SocketAddr, String)>,
     /// `listen.admin_addr`.
     pub admin: SocketAddr,
+    /// `listen.tls_cert_path` and `listen.tls_key_path`; then `tcp` is for clients of TLS.
+    pub tls: Option<Pair>,
     /// Name of the first peer.
     pub peer: String,
     /// Where that is, if this PoP is to know.
@@ -66,8 +73,12 @@ impl PopConfig {
             node_id: node_id.to_owned(),
             relay: any_port(),
             tcp: None,
+            quic: None,
+            early_data: true,
             edges: Vec::new(),
+            quic_edges: Vec::new(),
             admin: any_port(),
+            tls: None,
             peer: peer.to_owned(),
             peer_addr,
             more_peers: Vec::new(),
@@ -88,8 +99,15 @@ impl PopConfig {
         };
         line(format_args!("[listen]\nrelay_addr = \"{}\"", self.relay));
         line(format_args!("admin_addr = \"{}\"", self.admin));
+        if let Some(Pair { cert, key }) = &self.tls {
+            let (cert, key) = (cert.display(), key.display());
+            line(format_args!("tls_cert_path = \"{cert}\"\ntls_key_path = \"{key}\""));
+        }
         if let Some(tcp) = self.tcp {
             line(format_args!("tcp_addr = \"{tcp}\""));
+        }
+        if let Some(quic) = self.quic {
+            line(format_args!("quic_addr = \"{quic}\"\nquic_0rtt = {}", self.early_data));
         }
         line(format_args!("[mesh]\nprobe_interval_ms = {}", self.probe_interval_ms));
         if let Some(dest) = &self.default_dest {
@@ -115,6 +133,10 @@ impl PopConfig {
         }
         for (listen, service) in &self.edges {
             line(format_args!("[[edge]]\nlisten = \"{listen}\"\nservice = \"{service}\""));
+        }
+        for (listen, service) in &self.quic_edges {
+            line(format_args!("[[edge]]\nlisten = \"{listen}\"\nservice = \"{service}\""));
+            line(format_args!("proto = \"quic\""));
         }
         text
     }
@@ -145,7 +167,7 @@ impl Pop {
     pub fn start_limited(shell: Shell, config: PopConfig, max_files: Option<u32>) -> Self {
         let dir = Scratch::new();
         let path = write_config(&dir, &config);
-        let running = Running::spawn(shell, path, max_files);
+        let running = spawn(shell, &config.node_id, &path, max_files);
         let mut pop = Self { shell, config, max_files, running, earlier: String::new(), dir };
         pop.learn_ports();
         pop
@@ -157,7 +179,7 @@ impl Pop {
         let what = format!("{} listens", self.config.node_id);
         // The admin API is the last to be told.
         self.config.admin = wait::until(&what, || {
-            let ended = self.running.child.try_wait().expect("a child can be waited for");
+            let ended = self.running.ended();
             assert!(ended.is_none(), "{} ended at its start: {ended:?}", self.config.node_id);
             self.listening("http", "admin")
         });
@@ -169,6 +191,14 @@ impl Pop {
         for n in 0..self.config.edges.len() {
             let name = format!("listener {}", first_edge + n);
             self.config.edges[n].0 = self.listening("tcp", &name).expect("an edge is told");
+        }
+        let first_edge = usize::from(self.config.quic.is_some());
+        if self.config.quic.is_some() {
+            self.config.quic = self.listening("udp", "quic listener 0");
+        }
+        for n in 0..self.config.quic_edges.len() {
+            let name = format!("quic listener {}", first_edge + n);
+            self.config.quic_edges[n].0 = self.listening("udp", &name).expect("an edge is told");
         }
     }
 
@@ -185,14 +215,35 @@ impl Pop {
         self.config.tcp.expect("this PoP has clients")
     }
 
-    /// Its process.
+    /// Where its QUIC clients connect.
+    pub fn quic(&self) -> SocketAddr {
+        self.config.quic.expect("this PoP has QUIC clients")
+    }
+
+    /// The SHA-256 of the certificate that it shows, as its log tells.
+    #[track_caller]
+    pub fn fingerprint(&self) -> String {
+        let log = self.running.log();
+        let told = |line: &str| {
+            let rest = line.split_once("certificate SHA-256 ")?.1;
+            Some(rest.split(' ').next()?.to_owned())
+        };
+        log.lines().rev().find_map(told).expect("the certificate's fingerprint is told")
+    }
+
+    /// Its process, to look at.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Its process' number.
     pub fn pid(&self) -> u32 {
-        self.running.child.id()
+        self.running.pid()
     }
 
     /// Resident memory in bytes, where the system tells.
     pub fn resident(&self) -> Option<u64> {
-        process::resident(self.pid())
+        self.running.resident()
     }
 
     /// All that its processes wrote so far.
@@ -229,28 +280,25 @@ impl Pop {
     #[track_caller]
     pub fn wait_idle(&self) {
         self.wait_for("no flow and no flow memory is left", |status| {
-            status["tcp_flows"] == 0 && status["flow_memory"]["reserved"] == 0
+            let flows = [&status["tcp_flows"], &status["quic_flows"]];
+            flows.iter().all(|flows| **flows == 0) && status["flow_memory"]["reserved"] == 0
         });
     }
 
     /// Waits until its log holds `text`.
     #[track_caller]
     pub fn wait_log(&self, text: &str) {
-        let what = format!("{} logs {text:?}", self.config.node_id);
-        wait::until(&what, || self.running.log().contains(text).then_some(()));
+        self.running.wait_log(text);
     }
 
     /// Processor time that it uses within `span`, where the system tells.
     pub fn cpu_over(&self, span: Duration) -> Option<Duration> {
-        let before = process::cpu_time(self.pid())?;
-        // The passage of time itself is what is measured here.
-        std::thread::sleep(span);
-        Some(process::cpu_time(self.pid())?.saturating_sub(before))
+        self.running.cpu_over(span)
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.running.child), signal).expect("the process is there");
+        self.running.signal(signal);
     }
 
     /// Ends it as a crash would, by SIGKILL.
@@ -260,15 +308,13 @@ impl Pop {
 
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        self.running.child.try_wait().expect("a child can be waited for").is_none()
+        self.running.ended().is_none()
     }
 
     /// Waits for it to end by itself.
     #[track_caller]
     pub fn wait_exit(&mut self, patience: Duration) -> ExitStatus {
-        let what = format!("{} ends", self.config.node_id);
-        let child = &mut self.running.child;
-        wait::until_within(patience, &what, || child.try_wait().expect("a child can be waited for"))
+        self.running.wait_exit(patience)
     }
 
     /// Starts it again, on the same ports, and returns once it listens.
@@ -277,7 +323,7 @@ impl Pop {
         self.kill();
         self.earlier = self.log();
         let path = write_config(&self.dir, &self.config);
-        self.running = Running::spawn(self.shell, path, self.max_files);
+        self.running = spawn(self.shell, &self.config.node_id, &path, self.max_files);
         self.learn_ports();
     }
 
@@ -313,71 +359,13 @@ impl Drop for Pop {
     }
 }
 
+fn spawn(shell: Shell, node_id: &str, config: &Path, max_files: Option<u32>) -> Running {
+    let args = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
+    Running::spawn(node_id, shell, args, max_files)
+}
+
 fn write_config(dir: &Scratch, config: &PopConfig) -> PathBuf {
     let path = dir.path().join("pop.toml");
     std::fs::write(&path, config.toml()).expect("a file in a directory of our own");
     path
-}
-
-/// A process and the thread that reads its log. Killed when dropped.
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn spawn(shell: Shell, config: PathBuf, max_files: Option<u32>) -> Self {
-        let binary = build::binary(shell);
-        let mut command = match max_files {
-            None => Command::new(&binary),
-            Some(files) => {
-                // `exec`, so that signals reach the PoP and not a shell around it.
-                let mut sh = Command::new("sh");
-                sh.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(&binary);
-                sh
-            }
-        };
-        let child = command
-            .args(["run", "--config"])
-            .arg(config)
-            // Some tests count lines, so only on request: with `debug` a PoP says why it resets.
-            .env("RUST_LOG", std::env::var("ENTROUTER_TEST_LOG").unwrap_or("info".to_owned()))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = child.unwrap_or_else(|e| panic!("cannot run {}: {e}", binary.display()));
-        let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, sink) = (child.stderr.take().expect("stderr is piped"), Arc::clone(&log));
-        let reader = std::thread::spawn(move || {
-            let mut lines = BufReader::new(stderr);
-            let mut line = Vec::new();
-            while lines.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                let mut log = sink.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&String::from_utf8_lossy(&line));
-                line.clear();
-            }
-        });
-        Self { child, log, reader: Some(reader) }
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn kill(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

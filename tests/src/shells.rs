@@ -17,8 +17,9 @@ pub type Shell = &'static str;
 
 /// Makes tests of functions: `on_every!(shell: …)` of `fn([Shell; 1])`, `on_every!(pair: …)` of
 /// `fn([Shell; 2])` with the entry's shell and the exit's, `on_every!(trio: …)` of `fn([Shell; 3])` with
-/// the relay's between them; `on_every!(mixed pair: …)` leaves out pairs of the same. `rule` becomes
-/// `rule::mio`, or `rule::mio_smol`. Without tests it is an array of the cases' names.
+/// the relay's between them; `on_every!(mixed pair: …)` leaves out pairs of the same. `on_every!(way: …)` is
+/// of `fn(Way)`, whose clients come by TCP or by a connector. `rule` becomes `rule::mio`, or
+/// `rule::mio_smol`, or `rule::mio_smol_by_smol`. Without tests it is an array of the cases' names.
 #[macro_export]
 macro_rules! on_every {
     (shell $(: $($test:ident),+ $(,)?)?) => { $crate::cases! { [$($($test)+)?] [mio smol] } };
@@ -27,6 +28,13 @@ macro_rules! on_every {
     };
     (mixed pair $(: $($test:ident),+ $(,)?)?) => {
         $crate::cases! { [$($($test)+)?] [mio_smol smol_mio] }
+    };
+    // By TCP and by a connector.
+    (way $(: $($test:ident),+ $(,)?)?) => {
+        $crate::cases! {
+            [$($($test)+)?]
+            [mio_mio smol_smol mio_smol smol_mio smol_mio_by_mio mio_smol_by_smol]
+        }
     };
     // Each shell in each place, once among its own kind and once among the others.
     (trio $(: $($test:ident),+ $(,)?)?) => {
@@ -53,11 +61,48 @@ macro_rules! cases {
     };
 }
 
+/// The shells of a line: of its two PoPs, and of the connector by which its clients come, if they do.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Where the clients are.
+    pub entry: Shell,
+    /// Where the origins are.
+    pub exit: Shell,
+    /// What takes the clients to the entry; without it they go there by TCP themselves.
+    pub connector: Option<Shell>,
+}
+
+impl From<[Shell; 2]> for Way {
+    fn from([entry, exit]: [Shell; 2]) -> Self {
+        Self { entry, exit, connector: None }
+    }
+}
+
+/// The shells of a case, as its name tells.
+pub trait Case {
+    /// Reads the name.
+    fn of(case: &'static str) -> Self;
+}
+
+impl<const N: usize> Case for [Shell; N] {
+    fn of(case: &'static str) -> Self {
+        let shells: Vec<_> = case.split('_').collect();
+        let wanted = |shells| panic!("{case}: {N} shells wanted, not {shells:?}");
+        shells.try_into().unwrap_or_else(wanted)
+    }
+}
+
+impl Case for Way {
+    fn of(case: &'static str) -> Self {
+        let (pops, connector) = match case.split_once("_by_") {
+            Some((pops, connector)) => (pops, Some(connector)),
+            None => (case, None),
+        };
+        Self { connector, ..<[Shell; 2]>::of(pops).into() }
+    }
+}
+
 /// The shells of a case.
-///
-/// # Panics
-/// If there are not so many.
-pub fn named<const N: usize>(case: &'static str) -> [Shell; N] {
-    let shells: Vec<_> = case.split('_').collect();
-    shells.try_into().unwrap_or_else(|shells| panic!("{case}: {N} shells wanted, not {shells:?}"))
+pub fn named<C: Case>(case: &'static str) -> C {
+    C::of(case)
 }

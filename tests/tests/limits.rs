@@ -8,8 +8,8 @@ use entrouter_tests::client;
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::on_every;
 use entrouter_tests::origin::Origin;
-use entrouter_tests::pop::Pop;
-use entrouter_tests::shells::Shell;
+use entrouter_tests::running::Running;
+use entrouter_tests::shells::Way;
 use entrouter_tests::wait;
 
 /// `ulimit -n` of the PoP that runs out.
@@ -47,12 +47,12 @@ fn fate(stream: &io::Result<TcpStream>) -> Fate {
     }
 }
 
-/// Opens more connections than `pop` can have, lets go of them, and goes on as before. `complaint`
+/// Opens more connections than `process` can have, lets go of them, and goes on as before. `complaint`
 /// is what its log says.
 fn run_out(
-    pair: [Shell; 2],
+    pair: Way,
     line: &Line,
-    pop: &Pop,
+    process: &Running,
     complaint: &str,
     fates_after: impl Fn(&[Fate]),
 ) {
@@ -62,15 +62,15 @@ fn run_out(
         .map(|n| {
             // It may be broken already, even before we know that it stands; what became of it is
             // looked at below.
-            let mut stream = client::try_connect(line.entry.tcp(), wait::PATIENCE)?;
+            let mut stream = client::try_connect(line.door(), wait::PATIENCE)?;
             let _ = stream.write_all(&[n as u8]);
             Ok(stream)
         })
         .collect();
-    pop.wait_log(complaint);
-    if let Some(spent) = pop.cpu_over(Duration::from_secs(2)) {
+    process.wait_log(complaint);
+    if let Some(spent) = process.cpu_over(Duration::from_secs(2)) {
         println!("{pair:?}: {spent:?} of processor time in 2 s without descriptors");
-        assert!(spent < LITTLE, "{} used {spent:?} within 2 s", pop.config.node_id);
+        assert!(spent < LITTLE, "{} used {spent:?} within 2 s", process.name());
     }
     let fates: Vec<_> = streams.iter().map(fate).collect();
     let served = fates.iter().filter(|fate| **fate == Fate::Served).count();
@@ -81,30 +81,30 @@ fn run_out(
     // What was accepted is closed, and what still waits is served or reset meanwhile.
     drop(streams);
     wait::until("new connections work again", || {
-        let stream = client::try_connect(line.entry.tcp(), Duration::from_secs(2)).ok()?;
+        let stream = client::try_connect(line.door(), Duration::from_secs(2)).ok()?;
         (client::ask(&stream, b"again").ok()? == b"again").then_some(())
     });
     line.entry.wait_idle();
     line.exit.wait_idle();
     let allowed = 1 + begin.elapsed().as_secs() / LOG_INTERVAL.as_secs();
-    let lines = pop.log().lines().filter(|line| line.contains(complaint)).count();
+    let lines = process.log().lines().filter(|line| line.contains(complaint)).count();
     assert!((1..=allowed as usize).contains(&lines), "{lines} lines {complaint:?}");
 }
 
-fn an_entry_without_descriptors_lets_clients_wait_and_recovers(pair: [Shell; 2]) {
+fn an_entry_without_descriptors_lets_clients_wait_and_recovers(pair: Way) {
     let origin = Origin::echo();
-    let mut line = Plan::direct(origin.addr()).entry_files(FILES).start(pair);
-    run_out(pair, &line, &line.entry, "cannot accept connections", |fates| {
+    let mut line = Plan::direct(origin.addr()).door_files(FILES).start(pair);
+    run_out(pair, &line, line.doorkeeper(), "cannot accept connections", |fates| {
         assert!(fates.contains(&Fate::Waiting), "all were accepted");
         assert!(!fates.contains(&Fate::Broken), "a client was turned away");
     });
     line.assert_running();
 }
 
-fn an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers(pair: [Shell; 2]) {
+fn an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers(pair: Way) {
     let origin = Origin::echo();
     let mut line = Plan::direct(origin.addr()).exit_files(FILES).start(pair);
-    run_out(pair, &line, &line.exit, "cannot be reached", |fates| {
+    run_out(pair, &line, line.exit.running(), "cannot be reached", |fates| {
         assert!(!fates.contains(&Fate::Waiting), "a client is left without an answer");
         assert!(fates.contains(&Fate::Broken), "all were dialled");
     });
@@ -112,7 +112,7 @@ fn an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers(pair: [Sh
 }
 
 on_every!(
-    pair:
+    way:
     an_entry_without_descriptors_lets_clients_wait_and_recovers,
     an_exit_without_descriptors_resets_what_it_cannot_dial_and_recovers,
 );

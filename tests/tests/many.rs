@@ -6,7 +6,7 @@ use entrouter_tests::bytes::{assert_same, pattern};
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::on_every;
 use entrouter_tests::origin::Origin;
-use entrouter_tests::shells::Shell;
+use entrouter_tests::shells::Way;
 use entrouter_tests::{client, wait};
 
 const CONNECTIONS: usize = 500;
@@ -26,7 +26,7 @@ fn all_at_once(line: &Line) {
         for n in 0..CONNECTIONS {
             let all_stand = &all_stand;
             let run = move || {
-                let stream = client::try_connect(line.entry.tcp(), wait::PATIENCE);
+                let stream = client::try_connect(line.door(), wait::PATIENCE);
                 all_stand.wait();
                 let stream = stream.unwrap_or_else(|e| panic!("connection {n}: {e}"));
                 let question = pattern(n as u64, BYTES + n);
@@ -39,7 +39,7 @@ fn all_at_once(line: &Line) {
     });
 }
 
-fn five_hundred_connections_at_once_are_exact_and_leave_nothing_behind(pair: [Shell; 2]) {
+fn five_hundred_connections_at_once_are_exact_and_leave_nothing_behind(pair: Way) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let origin = Origin::echo();
     let mut line = Plan::lossy(origin.addr()).start(pair);
@@ -64,6 +64,6 @@ fn five_hundred_connections_at_once_are_exact_and_leave_nothing_behind(pair: [Sh
 }
 
 on_every!(
-    pair:
+    way:
     five_hundred_connections_at_once_are_exact_and_leave_nothing_behind,
 );

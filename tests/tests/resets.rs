@@ -9,14 +9,14 @@ use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::on_every;
 use entrouter_tests::origin::{Origin, accept, listen, nobody};
 use entrouter_tests::pop::Pop;
-use entrouter_tests::shells::Shell;
+use entrouter_tests::shells::Way;
 use entrouter_tests::wait;
 
 /// Nothing is taken for so long: everything on the way is full.
 const FULL: Duration = Duration::from_millis(300);
 
 /// A client has asked and its origin has heard it; what follows leaves nothing behind in the PoPs.
-fn after_a_question(pair: [Shell; 2], then: impl Fn(&Line, TcpStream, TcpStream)) {
+fn after_a_question(pair: Way, then: impl Fn(&Line, TcpStream, TcpStream)) {
     let (listener, origin) = listen();
     let line = Plan::lossy(origin).start(pair);
     let mut client = line.connect();
@@ -28,14 +28,14 @@ fn after_a_question(pair: [Shell; 2], then: impl Fn(&Line, TcpStream, TcpStream)
     line.exit.wait_idle();
 }
 
-fn a_reset_of_the_client_reaches_the_origin(pair: [Shell; 2]) {
+fn a_reset_of_the_client_reaches_the_origin(pair: Way) {
     after_a_question(pair, |_, client, served| {
         client::reset(client);
         expect_reset(&served, "the origin");
     });
 }
 
-fn a_reset_of_the_origin_reaches_the_client(pair: [Shell; 2]) {
+fn a_reset_of_the_origin_reaches_the_client(pair: Way) {
     after_a_question(pair, |_, mut client, mut served| {
         served.write_all(b"an answer that is begun").unwrap();
         client.read_exact(&mut [0; 5]).unwrap();
@@ -62,10 +62,12 @@ fn expect_broken(mut stream: &TcpStream, what: &str) {
 /// Waits until a PoP has let go of the connection, before anything more is read or written.
 #[track_caller]
 fn wait_noticed(pop: &Pop) {
-    pop.wait_for("the reset is noticed", |status| status["tcp_flows"] == 0);
+    pop.wait_for("the reset is noticed", |status| {
+        status["tcp_flows"] == 0 && status["quic_flows"] == 0
+    });
 }
 
-fn a_reset_of_a_client_is_noticed_while_nothing_may_be_read_from_it(pair: [Shell; 2]) {
+fn a_reset_of_a_client_is_noticed_while_nothing_may_be_read_from_it(pair: Way) {
     after_a_question(pair, |line, client, served| {
         fill(&client);
         client::reset(client);
@@ -74,7 +76,7 @@ fn a_reset_of_a_client_is_noticed_while_nothing_may_be_read_from_it(pair: [Shell
     });
 }
 
-fn a_reset_of_an_origin_is_noticed_while_nothing_may_be_read_from_it(pair: [Shell; 2]) {
+fn a_reset_of_an_origin_is_noticed_while_nothing_may_be_read_from_it(pair: Way) {
     after_a_question(pair, |line, client, served| {
         fill(&served);
         client::reset(served);
@@ -83,7 +85,7 @@ fn a_reset_of_an_origin_is_noticed_while_nothing_may_be_read_from_it(pair: [Shel
     });
 }
 
-fn a_reset_of_a_client_is_noticed_after_it_closed_its_half(pair: [Shell; 2]) {
+fn a_reset_of_a_client_is_noticed_after_it_closed_its_half(pair: Way) {
     after_a_question(pair, |line, client, mut served| {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(served.read(&mut [0]).unwrap(), 0);
@@ -93,7 +95,7 @@ fn a_reset_of_a_client_is_noticed_after_it_closed_its_half(pair: [Shell; 2]) {
     });
 }
 
-fn a_reset_of_an_origin_is_noticed_after_it_closed_its_half(pair: [Shell; 2]) {
+fn a_reset_of_an_origin_is_noticed_after_it_closed_its_half(pair: Way) {
     after_a_question(pair, |line, mut client, served| {
         served.shutdown(Shutdown::Write).unwrap();
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
@@ -103,7 +105,7 @@ fn a_reset_of_an_origin_is_noticed_after_it_closed_its_half(pair: [Shell; 2]) {
     });
 }
 
-fn a_refused_origin_and_an_unknown_service_are_resets_and_harm_nobody_else(pair: [Shell; 2]) {
+fn a_refused_origin_and_an_unknown_service_are_resets_and_harm_nobody_else(pair: Way) {
     let echo = Origin::echo();
     for (service, known) in [("dead", true), ("unknown", false)] {
         let mut plan = Plan::lossy(echo.addr()).edge(service);
@@ -130,7 +132,7 @@ fn a_refused_origin_and_an_unknown_service_are_resets_and_harm_nobody_else(pair:
 }
 
 on_every!(
-    pair:
+    way:
     a_reset_of_the_client_reaches_the_origin,
     a_reset_of_the_origin_reaches_the_client,
     a_reset_of_a_client_is_noticed_while_nothing_may_be_read_from_it,

@@ -14,7 +14,7 @@ use entrouter_tests::bytes::{assert_same, pattern};
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::origin::Origin;
 use entrouter_tests::pop::Pop;
-use entrouter_tests::shells::Shell;
+use entrouter_tests::shells::Way;
 use entrouter_tests::{client, on_every, wait};
 
 /// After a restart, new connections work within this time.
@@ -110,12 +110,12 @@ impl Clients {
 }
 
 /// Kills the chosen PoP again and again while requests of many sizes are under way.
-fn crash_and_return(pair: [Shell; 2], chosen: impl Fn(&mut Line) -> &mut Pop) {
+fn crash_and_return(pair: Way, chosen: impl Fn(&mut Line) -> &mut Pop) {
     let seen = Arc::default();
     let origin = origin(&seen);
     let mut line = Plan::lossy(origin.addr()).start(pair);
     let clients = Clients {
-        entry: line.entry.tcp(),
+        entry: line.door(),
         next_id: AtomicU64::new(1),
         over: AtomicBool::new(false),
         whole: AtomicU64::new(0),
@@ -161,19 +161,17 @@ fn crash_and_return(pair: [Shell; 2], chosen: impl Fn(&mut Line) -> &mut Pop) {
 }
 
 fn a_crash_of_the_entry_breaks_connections_but_cuts_none_short_and_runs_no_request_twice(
-    pair: [Shell; 2],
+    pair: Way,
 ) {
     crash_and_return(pair, |line| &mut line.entry);
 }
 
-fn a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice(
-    pair: [Shell; 2],
-) {
+fn a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice(pair: Way) {
     crash_and_return(pair, |line| &mut line.exit);
 }
 
 on_every!(
-    pair:
+    way:
     a_crash_of_the_entry_breaks_connections_but_cuts_none_short_and_runs_no_request_twice,
     a_crash_of_the_exit_breaks_connections_but_cuts_none_short_and_runs_no_request_twice,
 );

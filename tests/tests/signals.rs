@@ -9,7 +9,7 @@ use entrouter_tests::client::{self, expect_reset};
 use entrouter_tests::line::{Line, Plan};
 use entrouter_tests::on_every;
 use entrouter_tests::origin::{accept, listen};
-use entrouter_tests::shells::Shell;
+use entrouter_tests::shells::Way;
 use rustix::process::Signal;
 
 /// SIGTERM, and what Ctrl-C sends.
@@ -52,14 +52,14 @@ fn finish(mut client: TcpStream, mut served: TcpStream) {
     });
 }
 
-fn an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new(pair: [Shell; 2]) {
+fn an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new(pair: Way) {
     for signal in SIGNALS {
         let (listener, origin) = listen();
         let mut line = Plan::lossy(origin).start(pair);
         let (client, served) = under_way(&line, &listener);
         line.entry.signal(signal);
         line.entry.wait_for("draining", |status| status["draining"] == true);
-        let refused = client::try_connect(line.entry.tcp(), AT_ONCE).map(drop);
+        let refused = client::try_connect(line.door(), AT_ONCE).map(drop);
         assert!(refused.is_err_and(|e| client::is_broken(&e)), "a new client is not refused");
         assert!(line.entry.is_running(), "it does not wait for what runs");
         finish(client, served);
@@ -70,7 +70,7 @@ fn an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new(pair: [Shell;
     }
 }
 
-fn an_exit_that_drains_finishes_what_runs(pair: [Shell; 2]) {
+fn an_exit_that_drains_finishes_what_runs(pair: Way) {
     for signal in SIGNALS {
         let (listener, origin) = listen();
         let mut line = Plan::lossy(origin).start(pair);
@@ -86,7 +86,7 @@ fn an_exit_that_drains_finishes_what_runs(pair: [Shell; 2]) {
     }
 }
 
-fn an_exit_that_drains_resets_what_is_new_and_spares_what_runs(pair: [Shell; 2]) {
+fn an_exit_that_drains_resets_what_is_new_and_spares_what_runs(pair: Way) {
     let (listener, origin) = listen();
     let mut line = Plan::lossy(origin).start(pair);
     let (client, served) = under_way(&line, &listener);
@@ -103,7 +103,7 @@ fn an_exit_that_drains_resets_what_is_new_and_spares_what_runs(pair: [Shell; 2])
     assert_eq!(line.exit.wait_exit(AT_ONCE).code(), Some(0));
 }
 
-fn a_second_signal_ends_at_once_and_resets_what_runs(pair: [Shell; 2]) {
+fn a_second_signal_ends_at_once_and_resets_what_runs(pair: Way) {
     for signal in SIGNALS {
         let (listener, origin) = listen();
         let mut line = Plan::lossy(origin).start(pair);
@@ -121,7 +121,7 @@ fn a_second_signal_ends_at_once_and_resets_what_runs(pair: [Shell; 2]) {
     }
 }
 
-fn an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin(pair: [Shell; 2]) {
+fn an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin(pair: Way) {
     let (listener, origin) = listen();
     let mut line = Plan::lossy(origin).start(pair);
     let (_client, served) = under_way(&line, &listener);
@@ -135,7 +135,7 @@ fn an_entry_that_stops_at_once_and_stays_away_is_a_reset_at_the_origin(pair: [Sh
     line.exit.wait_idle();
 }
 
-fn an_idle_pop_ends_when_told(pair: [Shell; 2]) {
+fn an_idle_pop_ends_when_told(pair: Way) {
     for signal in SIGNALS {
         let mut line = Plan::lossy(listen().1).start(pair);
         for pop in [&mut line.entry, &mut line.exit] {
@@ -146,10 +146,14 @@ fn an_idle_pop_ends_when_told(pair: [Shell; 2]) {
 }
 
 on_every!(
-    pair:
-    an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new,
+    way:
     an_exit_that_drains_finishes_what_runs,
     an_exit_that_drains_resets_what_is_new_and_spares_what_runs,
+);
+
+on_every!(
+    pair:
+    an_entry_that_drains_finishes_what_runs_and_refuses_what_is_new,
     a_second_signal_ends_at_once_and_resets_what_runs,
     an_idle_pop_ends_when_told,
 );

@@ -10,11 +10,11 @@ use entrouter_tests::client;
 use entrouter_tests::line::Plan;
 use entrouter_tests::origin::Origin;
 use entrouter_tests::scratch::Scratch;
-use entrouter_tests::shells::Shell;
+use entrouter_tests::shells::Way;
 use entrouter_tests::web::{HttpServer, curl, has_curl};
 use entrouter_tests::{on_every, skip};
 
-fn a_download_of_200_mb_by_curl_is_exact(pair: [Shell; 2]) {
+fn a_download_of_200_mb_by_curl_is_exact(pair: Way) {
     const SIZE: usize = 200_000_000;
     if !has_curl() {
         skip!("no curl");
@@ -28,14 +28,14 @@ fn a_download_of_200_mb_by_curl_is_exact(pair: [Shell; 2]) {
     };
     let line = Plan::direct(server.addr()).start(pair);
     let start = Instant::now();
-    let got = curl(&[&format!("http://{}/file", line.entry.tcp())]);
+    let got = curl(&[&format!("http://{}/file", line.door())]);
     let elapsed = start.elapsed();
     assert_eq!((got.len(), sha256(&got)), (SIZE, wanted));
     let rate = SIZE as f64 * 8e-6 / elapsed.as_secs_f64();
     println!("{pair:?}: 200 MB in {elapsed:.1?}, {rate:.0} Mbit/s");
 }
 
-fn a_client_that_closes_its_half_first_gets_the_whole_answer(pair: [Shell; 2]) {
+fn a_client_that_closes_its_half_first_gets_the_whole_answer(pair: Way) {
     /// Reads a question to its end, and only then answers: with as many bytes as it says.
     fn answer_later() -> Origin {
         Origin::start(|mut stream| {
@@ -68,7 +68,7 @@ fn a_client_that_closes_its_half_first_gets_the_whole_answer(pair: [Shell; 2]) {
     }
 }
 
-fn stray_datagrams_neither_disturb_a_transfer_nor_cost_memory(pair: [Shell; 2]) {
+fn stray_datagrams_neither_disturb_a_transfer_nor_cost_memory(pair: Way) {
     const DATAGRAMS: usize = 20_000;
     /// Half of it may be what the transfer itself needs.
     const GROWTH: u64 = 64 << 20;
@@ -128,8 +128,12 @@ fn stray_datagrams_neither_disturb_a_transfer_nor_cost_memory(pair: [Shell; 2]) 
 }
 
 on_every!(
-    pair:
+    way:
     a_download_of_200_mb_by_curl_is_exact,
     a_client_that_closes_its_half_first_gets_the_whole_answer,
+);
+
+on_every!(
+    pair:
     stray_datagrams_neither_disturb_a_transfer_nor_cost_memory,
 );

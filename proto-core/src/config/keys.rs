@@ -18,6 +18,8 @@ pub(super) const LISTEN: &[&str] = &[
     "relay_addr",
     "tcp_addr",
     "quic_addr",
+    "quic_0rtt",
+    "quic_alpn",
     "admin_addr",
     "admin_token",
     "tls_cert_path",
@@ -30,19 +32,28 @@ pub(super) const RELAY: &[&str] = &["default_dest", "fec_data_shards", "fec_pari
 
 pub(super) const LANES: &[&str] = &["express_kib", "express_share_pct"];
 
-pub(super) const LIMITS: &[&str] = &["flow_window_kib", "node_memory_mib", "rekey_after_s"];
+pub(super) const LIMITS: &[&str] = &[
+    "flow_window_kib",
+    "node_memory_mib",
+    "rekey_after_s",
+    "max_connections",
+    "max_connections_per_address",
+];
 
 pub(super) const PEER: &[&str] =
     &["node_id", "region", "addr", "shared_key", "next_shared_key", "max_rate_mbps"];
 
 pub(super) const EDGE: &[&str] = &["listen", "proto", "dest", "service"];
 
+/// Of an entry of `[origins]` that is more than a text.
+pub(super) const ORIGIN: &[&str] = &["addr", "proxy_protocol"];
+
 /// Keys whose values are never shown.
 pub(super) const SECRETS: &[&str] = &["admin_token", "shared_key", "next_shared_key"];
 
 /// Every key but the names of `[origins]`.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
-    [ROOT, LISTEN, MESH, RELAY, LANES, LIMITS, PEER, EDGE].into_iter().flatten().copied()
+    [ROOT, LISTEN, MESH, RELAY, LANES, LIMITS, PEER, ORIGIN, EDGE].into_iter().flatten().copied()
 }
 
 /// Where a key belongs that was found in a section that does not have it. A key appended to the end
@@ -66,6 +77,8 @@ pub(super) fn place_of(name: &str) -> Option<&'static str> {
         Some("in [limits]")
     } else if PEER.contains(&name) {
         Some("in [[peers]]")
+    } else if ORIGIN.contains(&name) {
+        Some("in an entry of [origins]")
     } else if EDGE.contains(&name) {
         Some("in [[edge]]")
     } else {

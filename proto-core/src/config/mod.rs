@@ -10,6 +10,8 @@ mod reader;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_edges;
+#[cfg(test)]
 mod tests_random;
 #[cfg(test)]
 mod tests_values;
@@ -47,13 +49,13 @@ pub struct Config {
     pub relay: Relay,
     /// What goes before what in a tunnel.
     pub lanes: Lanes,
-    /// Memory of flows, age of keys.
+    /// Memory of flows, age of keys, number of clients.
     pub limits: Limits,
     /// Neighbours, in the order of the file; at most [`MAX_PEERS`]. Names and keys are distinct, and so
     /// are the hashes of all names: of this PoP, its peers and its destinations.
     pub peers: Vec<Peer>,
     /// Services that this PoP may dial, at most [`MAX_ORIGINS`].
-    pub origins: BTreeMap<ServiceName, HostPort>,
+    pub origins: BTreeMap<ServiceName, Origin>,
     /// Further listeners, at most [`MAX_EDGES`].
     pub edges: Vec<Edge>,
 }
@@ -84,6 +86,13 @@ pub struct Listen {
     pub tcp_addr: Option<SocketAddr>,
     /// QUIC clients.
     pub quic_addr: Option<SocketAddr>,
+    /// Whether what returning QUIC clients send with their first packet is taken at once (the default).
+    /// A changed one holds for connections that begin after the change.
+    pub quic_0rtt: bool,
+    /// The application protocol (RFC 7301) that QUIC clients must ask for, 1 to 255 visible ASCII
+    /// characters; `entrouter` if none is configured. A changed one holds for connections that begin
+    /// after the change.
+    pub quic_alpn: String,
     /// Admin HTTP API.
     pub admin_addr: Option<SocketAddr>,
     /// Bearer token of the admin API, 1 to 256 visible ASCII characters.
@@ -180,11 +189,25 @@ pub struct Limits {
     /// session is dead 60 s after this age. A changed one holds for sessions that are made after the
     /// change.
     pub rekey_after: Duration,
+    /// Clients at a time, whether they speak TCP, TLS or QUIC: 1 to 1,000,000; 65,536 if none is
+    /// configured. A QUIC client counts as one, however many streams it has; connections to origins do
+    /// not count. Whoever comes beyond it is refused; a changed one holds for clients that come after
+    /// the change.
+    pub max_connections: usize,
+    /// Of these, so many from one IPv4 address or one IPv6 network of 64 bits: 1 to `max_connections`;
+    /// 4,096, or `max_connections` if that is less, if none is configured.
+    pub max_connections_per_address: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flow_window: 32 << 20, node_memory: 1 << 30, rekey_after: Duration::from_secs(120) }
+        Self {
+            flow_window: 32 << 20,
+            node_memory: 1 << 30,
+            rekey_after: Duration::from_secs(120),
+            max_connections: 1 << 16,
+            max_connections_per_address: 1 << 12,
+        }
     }
 }
 
@@ -203,6 +226,30 @@ pub struct Peer {
     pub next_shared_key: Option<PresharedKey>,
     /// Cap on what is sent to it, in Mbit/s: above 0, at most 100,000.
     pub max_rate_mbps: Option<f64>,
+}
+
+/// An entry of `[origins]`: what is dialled for a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Where it is.
+    pub addr: HostPort,
+    /// Whether each connection begins with the header of the PROXY protocol, version 2, which tells the
+    /// client's address. An origin that does not expect it takes it for the client's first bytes.
+    pub proxy_protocol: bool,
+}
+
+impl From<HostPort> for Origin {
+    /// One that is told nothing of the client.
+    fn from(addr: HostPort) -> Self {
+        Self { addr, proxy_protocol: false }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = if self.proxy_protocol { ", PROXY protocol v2" } else { "" };
+        write!(f, "{}{more}", self.addr)
+    }
 }
 
 /// `[[edge]]`: a further listener.

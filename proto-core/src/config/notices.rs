@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 
 use super::values::EXAMPLE_KEY;
-use super::{Config, EdgeProto, Lanes, Limits};
+use super::{Config, EdgeProto, Lanes, Limits, Listen};
 use crate::ids::{NodeId, ServiceName};
 
 /// Something that is allowed and that the operator should know. One line of text.
@@ -26,11 +26,13 @@ impl fmt::Display for Notice {
     }
 }
 
-/// A TCP listener whose connections become flows.
+/// A listener whose clients' connections, or streams, become flows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedListener {
-    /// Where it listens.
+    /// Where it listens: on UDP for QUIC, else on TCP.
     pub addr: SocketAddr,
+    /// What its clients speak.
+    pub proto: EdgeProto,
     /// The PoP that its flows lead to: any of the mesh, or this one.
     pub dest: NodeId,
     /// The service there.
@@ -38,48 +40,42 @@ pub struct ServedListener {
 }
 
 impl Config {
-    /// The TCP listeners that are served: `tcp_addr` first, if it is plain TCP and leads somewhere,
-    /// then each `[[edge]]` of plain TCP in the order of the file. For the others there is a
-    /// notice.
+    /// The listeners that are served: `tcp_addr` (TLS if there is a certificate) and `quic_addr`, if
+    /// there is a destination, then each `[[edge]]` in the order of the file.
     #[must_use]
     pub fn listeners(&self) -> Vec<ServedListener> {
         let default_dest = self.relay.default_dest.as_ref();
-        let tcp_addr = self.listen.tcp_addr.filter(|_| self.listen.tls.is_none());
-        let first = tcp_addr.zip(default_dest).map(|(addr, dest)| ServedListener {
-            addr,
-            dest: dest.clone(),
-            service: ServiceName::default(),
+        let tcp = if self.listen.tls.is_some() { EdgeProto::Tls } else { EdgeProto::Tcp };
+        let firsts = [(self.listen.tcp_addr, tcp), (self.listen.quic_addr, EdgeProto::Quic)];
+        let firsts = firsts.into_iter().filter_map(|(addr, proto)| {
+            let dest = default_dest?.clone();
+            Some(ServedListener { addr: addr?, proto, dest, service: ServiceName::default() })
         });
-        let plain = self.edges.iter().filter(|edge| edge.proto == EdgeProto::Tcp);
-        let others = plain.filter_map(|edge| {
+        let others = self.edges.iter().filter_map(|edge| {
             let dest = edge.dest.as_ref().or(default_dest)?.clone();
-            Some(ServedListener { addr: edge.listen, dest, service: edge.service.clone() })
+            let (addr, proto, service) = (edge.listen, edge.proto, edge.service.clone());
+            Some(ServedListener { addr, proto, dest, service })
         });
-        first.into_iter().chain(others).collect()
+        firsts.chain(others).collect()
     }
 
-    /// What is configured but not served, and what is dangerous; for `check` and the log at start.
+    /// What is configured but does not accept, and what is dangerous; for `check` and the log at start.
     #[must_use]
     pub fn notices(&self) -> Vec<Notice> {
         let mut notices = Vec::new();
         let mut tell = |text: String| notices.push(Notice(text));
-        if let Some(why) = self.tcp_addr_refusal() {
-            tell(format!("tcp_addr does not accept: {why}"));
+        if let Some(why) = self.refusal() {
+            let addrs = [("tcp_addr", self.listen.tcp_addr), ("quic_addr", self.listen.quic_addr)];
+            for (name, _) in addrs.into_iter().filter(|(_, addr)| addr.is_some()) {
+                tell(format!("{name} does not accept: {why}"));
+            }
         }
-        if self.listen.quic_addr.is_some() {
+        if self.serves_quic() && self.listen.tls.is_none() {
             tell(
-                "quic_addr does not accept: QUIC is configured but not served by this version"
+                "QUIC clients are shown a self-signed certificate, made anew at each start: its \
+                 fingerprint is in the log"
                     .to_owned(),
             );
-        }
-        for (i, edge) in self.edges.iter().enumerate() {
-            if let Some(what) = unserved(edge.proto) {
-                tell(format!(
-                    "edge[{i}] on {} does not accept: {what} is configured but not served by \
-                     this version",
-                    edge.listen
-                ));
-            }
         }
         for text in self.destination_notices() {
             tell(text);
@@ -135,24 +131,31 @@ impl Config {
             .collect();
         let own = self.listeners().into_iter().filter(|listener| listener.dest == self.node_id);
         let unserved = own.filter(|listener| !self.origins.contains_key(&listener.service));
-        told.extend(unserved.map(|ServedListener { addr, service, .. }| {
+        told.extend(unserved.map(|ServedListener { addr, proto, service, .. }| {
             format!(
-                "tcp {addr} leads to this PoP itself, and {service} is none of its [origins]: \
-                 clients are refused"
+                "{} {addr} leads to this PoP itself, and {service} is none of its [origins]: \
+                 clients are refused",
+                proto.as_str()
             )
         }));
         told
     }
 
-    /// Why no connection is accepted at `tcp_addr`, if it is configured and that is so.
-    fn tcp_addr_refusal(&self) -> Option<&'static str> {
-        self.listen.tcp_addr?;
-        if self.listen.tls.is_some() {
-            Some(
-                "TLS is configured but not served by this version; \
-                 it never falls back to plain TCP",
-            )
-        } else if self.relay.default_dest.is_some() {
+    /// Whether any listener is for QUIC clients.
+    #[must_use]
+    pub fn serves_quic(&self) -> bool {
+        self.listeners().iter().any(|l| l.proto == EdgeProto::Quic)
+    }
+
+    /// Whether any listener shows a certificate.
+    #[must_use]
+    pub fn needs_identity(&self) -> bool {
+        self.listeners().iter().any(|l| l.proto != EdgeProto::Tcp)
+    }
+
+    /// Why nothing is accepted at `tcp_addr` and `quic_addr`, if that is so.
+    fn refusal(&self) -> Option<&'static str> {
+        if self.relay.default_dest.is_some() {
             None
         } else if self.peers.is_empty() {
             Some("there are no peers and no relay.default_dest")
@@ -168,24 +171,22 @@ impl Config {
         let mut rows: Vec<(&str, String)> = Vec::new();
         rows.push(("node", format!("{} ({})", self.node_id, self.region)));
         rows.push(("relay", format!("udp {}", self.listen.relay_addr)));
-        if let Some(addr) = self.listen.tcp_addr {
-            let target = match (self.tcp_addr_refusal(), &self.relay.default_dest) {
-                (None, Some(dest)) => format!("-> {dest}/{}", ServiceName::DEFAULT),
-                _ => "does not accept".to_owned(),
+        let served = self.listeners();
+        let tcp = if self.listen.tls.is_some() { EdgeProto::Tls } else { EdgeProto::Tcp };
+        let firsts = [(self.listen.tcp_addr, tcp), (self.listen.quic_addr, EdgeProto::Quic)];
+        let firsts = firsts.into_iter().filter_map(|(addr, proto)| Some((addr?, proto)));
+        let all = firsts.chain(self.edges.iter().map(|edge| (edge.listen, edge.proto)));
+        for (addr, proto) in all {
+            let target = match served.iter().find(|l| l.addr == addr && l.proto == proto) {
+                Some(l) => format!("-> {}/{}", l.dest, l.service),
+                None => "does not accept".to_owned(),
             };
-            rows.push(("clients", format!("tcp {addr} {target}")));
+            rows.push(("clients", format!("{} {addr} {target}", proto.as_str())));
         }
-        if let Some(addr) = self.listen.quic_addr {
-            rows.push(("clients", format!("quic {addr} does not accept")));
-        }
-        for edge in &self.edges {
-            let target = match edge.dest.as_ref().or(self.relay.default_dest.as_ref()) {
-                Some(dest) if unserved(edge.proto).is_none() => {
-                    format!("-> {dest}/{}", edge.service)
-                }
-                _ => "does not accept".to_owned(),
-            };
-            rows.push(("clients", format!("{} {} {target}", edge.proto.as_str(), edge.listen)));
+        if self.serves_quic() {
+            let Listen { quic_alpn, quic_0rtt, .. } = &self.listen;
+            let zero_rtt = if *quic_0rtt { "0-RTT" } else { "no 0-RTT" };
+            rows.push(("quic", format!("{zero_rtt}, ALPN {quic_alpn}")));
         }
         rows.push((
             "admin",
@@ -214,8 +215,8 @@ impl Config {
             rows.push(("peers", text));
         }
         let width = self.origins.keys().map(|name| name.as_str().len()).max().unwrap_or(0);
-        for (name, addr) in &self.origins {
-            rows.push(("origins", format!("{:width$}  {addr}", name.as_str())));
+        for (name, origin) in &self.origins {
+            rows.push(("origins", format!("{:width$}  {origin}", name.as_str())));
         }
         for (title, is_empty) in
             [("peers", self.peers.is_empty()), ("origins", self.origins.is_empty())]
@@ -240,7 +241,12 @@ impl Config {
             "express",
             format!("first {} KiB, {express_share} % beside bulk", express_bytes >> 10),
         ));
-        let Limits { flow_window, node_memory, rekey_after } = self.limits;
+        let Limits { flow_window, node_memory, rekey_after, .. } = self.limits;
+        let Limits { max_connections, max_connections_per_address, .. } = self.limits;
+        rows.push((
+            "limits",
+            format!("{max_connections} clients, {max_connections_per_address} from one address"),
+        ));
         rows.push((
             "memory",
             format!("{} MiB for flows, {} KiB for each", node_memory >> 20, flow_window >> 10),
@@ -256,14 +262,5 @@ impl Config {
             last = title;
         }
         summary
-    }
-}
-
-/// What is missing to serve that protocol.
-fn unserved(proto: EdgeProto) -> Option<&'static str> {
-    match proto {
-        EdgeProto::Tcp => None,
-        EdgeProto::Tls => Some("TLS"),
-        EdgeProto::Quic => Some("QUIC"),
     }
 }

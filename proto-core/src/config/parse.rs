@@ -8,12 +8,12 @@ use toml::de::DeTable;
 
 use super::error::ConfigErrors;
 use super::peers::{Destinations, peers};
-use super::reader::{Item, Report, Section};
+use super::reader::{Entry, Item, Report, Section};
 use super::text::{key_of_line, shown, too_deep};
-use super::values::{clash, is_path, is_region, is_token};
+use super::values::{clash, is_alpn, is_path, is_region, is_token};
 use super::{
     BASE_UDP_PAYLOAD, Config, Edge, EdgeProto, FixedFec, HostPort, Lanes, Limits, Listen,
-    MAX_UDP_PAYLOAD, Mesh, Relay, Secret, TlsPaths, keys,
+    MAX_UDP_PAYLOAD, Mesh, Origin, Relay, Secret, TlsPaths, keys,
 };
 use crate::ids::{NodeId, ServiceName};
 
@@ -33,9 +33,12 @@ const TOKEN: &str = "1 to 256 ASCII characters without spaces";
 const IP_PORT: &str = "IP address and port, such as \"0.0.0.0:4433\" or \"[::]:4433\"";
 pub(super) const HOST_PORT: &str = "\"host:port\" with a DNS name, an IPv4 address or an [IPv6] \
                                     address, and a port from 1 to 65535";
+const ORIGIN: &str = "\"host:port\", or { addr = \"host:port\", proxy_protocol = \"v2\" }";
+const PROXY: &str = "\"v2\", the only version there is here, or no such key";
+const ALPN: &str = "1 to 255 ASCII characters without spaces";
 const PROBE: &str = "20 to 60000 milliseconds";
 const PAYLOAD: &str = "1252 to 8972 bytes";
-const TRANSIT: &str = "true or false (without quotes)";
+const BOOLEAN: &str = "true or false (without quotes)";
 const DATA: &str = "1 to 128 source symbols";
 const PARITY: &str = "0 to 64 parity symbols, at most 4 for each of fec_data_shards";
 const WINDOW: &str = "64 to 1048576 KiB, at most limits.node_memory_mib";
@@ -43,6 +46,8 @@ const EXPRESS: &str = "0 to 65536 KiB";
 const SHARE: &str = "1 to 100 percent";
 const MEMORY: &str = "1 to 1048576 MiB";
 const REKEY: &str = "1 to 120 seconds";
+const CLIENTS: &str = "1 to 1000000 clients";
+const CLIENTS_OF_ONE: &str = "1 to 1000000 clients, at most limits.max_connections";
 const PROTO: &str = "\"tcp\", \"tls\" or \"quic\"";
 
 pub(super) fn parse(file: &str, text: &[u8]) -> Result<Config, ConfigErrors> {
@@ -219,6 +224,10 @@ fn listen(report: &mut Report, root: &Section<'_>, sockets: &mut Sockets) -> Lis
     let quic_addr = claimed("quic_addr", Transport::Udp, None);
     let admin_addr = claimed("admin_addr", Transport::Tcp, None);
 
+    let zero_rtt = section.boolean(report, "quic_0rtt", BOOLEAN);
+    let alpn =
+        section.parsed(report, "quic_alpn", ALPN, |text| is_alpn(text).then(|| text.to_owned()));
+
     let top_token = secret(report, root, "admin_token");
     let token = secret(report, &section, "admin_token");
     if root.has("admin_token") && section.has("admin_token") {
@@ -246,6 +255,8 @@ fn listen(report: &mut Report, root: &Section<'_>, sockets: &mut Sockets) -> Lis
         relay_addr: relay_addr.unwrap_or(default_relay),
         tcp_addr,
         quic_addr,
+        quic_0rtt: zero_rtt.is_none_or(|item| item.value),
+        quic_alpn: alpn.map_or_else(|| "entrouter".to_owned(), |item| item.value),
         admin_addr,
         admin_token: token.or(top_token).map(|item| item.value),
         tls,
@@ -259,7 +270,7 @@ fn mesh(report: &mut Report, root: &Section<'_>) -> Mesh {
     let range = BASE_UDP_PAYLOAD as i64..=MAX_UDP_PAYLOAD as i64;
     let payload = section.integer(report, "max_udp_payload", PAYLOAD, range);
     let payload = payload.and_then(|item| usize::try_from(item.value).ok());
-    let transit = section.boolean(report, "transit", TRANSIT);
+    let transit = section.boolean(report, "transit", BOOLEAN);
     Mesh {
         probe_interval: Duration::from_millis(millis),
         max_udp_payload: payload.unwrap_or(MAX_UDP_PAYLOAD),
@@ -323,6 +334,8 @@ fn limits(report: &mut Report, root: &Section<'_>) -> Limits {
     let window = whole("flow_window_kib", WINDOW, 64..=1 << 20);
     let memory = whole("node_memory_mib", MEMORY, 1..=1 << 20);
     let rekey = whole("rekey_after_s", REKEY, 1..=120);
+    let clients = whole("max_connections", CLIENTS, 1..=1_000_000);
+    let of_one = whole("max_connections_per_address", CLIENTS_OF_ONE, 1..=1_000_000);
 
     let default = Limits::default();
     // A faulty one is told once, at its own key.
@@ -337,22 +350,39 @@ fn limits(report: &mut Report, root: &Section<'_>) -> Limits {
             format!("found {kib}, more than a node_memory_mib of {mib} holds, wanted {WINDOW}");
         report.add(line, section.key("flow_window_kib"), problem);
     }
+    let count = |item: &Option<Item<u64>>, default: usize| {
+        item.as_ref().and_then(|item| usize::try_from(item.value).ok()).unwrap_or(default)
+    };
+    let max_connections = count(&clients, default.max_connections);
+    let max_of_one = count(&of_one, default.max_connections_per_address);
+    if let Some(Item { value, line }) = of_one
+        && max_of_one > max_connections
+        && (clients.is_some() || !section.has("max_connections"))
+    {
+        let problem = format!(
+            "found {value}, more than a max_connections of {max_connections}, \
+             wanted {CLIENTS_OF_ONE}"
+        );
+        report.add(line, section.key("max_connections_per_address"), problem);
+    }
     Limits {
         flow_window: window.map_or(default.flow_window, |item| item.value << 10).min(node_memory),
         node_memory,
         rekey_after: rekey.map_or(default.rekey_after, |item| Duration::from_secs(item.value)),
+        max_connections,
+        max_connections_per_address: max_of_one.min(max_connections),
     }
 }
 
-fn origins(report: &mut Report, root: &Section<'_>) -> BTreeMap<ServiceName, HostPort> {
+fn origins(report: &mut Report, root: &Section<'_>) -> BTreeMap<ServiceName, Origin> {
     let section = root.section(report, "origins", None);
     let mut origins = BTreeMap::new();
-    let entries = section.texts(report, HOST_PORT);
+    let entries = section.entries(report, keys::ORIGIN, ORIGIN);
     if entries.len() > MAX_ORIGINS {
         let found = entries.len();
         report.add(section.line, "origins", format!("found {found}, wanted at most {MAX_ORIGINS}"));
     }
-    for (name, addr) in entries.into_iter().take(MAX_ORIGINS) {
+    for (name, entry) in entries.into_iter().take(MAX_ORIGINS) {
         // A key appended to the end of a file lands here, where it would be read as a service.
         if keys::SECRETS.contains(&name.value) {
             let place = keys::place_of(name.value).unwrap_or_default();
@@ -365,23 +395,43 @@ fn origins(report: &mut Report, root: &Section<'_>) -> BTreeMap<ServiceName, Hos
             let problem = format!("found {} as name, wanted {NAME}", shown(name.value));
             report.add(name.line, section.safe_key(name.value), problem);
         }
-        let target = addr.value.parse::<HostPort>();
-        if target.is_err() {
-            // What is nothing like an address may be a secret under a mistyped name.
-            let like_address = addr.value.contains(':') || addr.value.parse::<IpAddr>().is_ok();
-            let found = if like_address || addr.value.is_empty() {
-                shown(addr.value)
-            } else {
-                "text without a port".to_owned()
-            };
-            let problem = format!("found {found}, wanted {HOST_PORT}");
-            report.add(addr.line, section.safe_key(name.value), problem);
-        }
-        if let (Ok(service), Ok(target)) = (service, target) {
-            origins.insert(service, target);
+        let origin = match entry {
+            Entry::Text(addr) => {
+                origin_addr(report, section.safe_key(name.value), &addr).map(Origin::from)
+            }
+            Entry::Section(entry) => origin(report, &entry),
+        };
+        if let (Ok(service), Some(origin)) = (service, origin) {
+            origins.insert(service, origin);
         }
     }
     origins
+}
+
+fn origin(report: &mut Report, section: &Section<'_>) -> Option<Origin> {
+    let text = section.text(report, "addr", HOST_PORT);
+    if !section.has("addr") {
+        section.missing(report, "addr", HOST_PORT);
+    }
+    let addr = text.and_then(|text| origin_addr(report, section.key("addr"), &text));
+    let proxy =
+        section.parsed(report, "proxy_protocol", PROXY, |text| (text == "v2").then_some(()));
+    Some(Origin { addr: addr?, proxy_protocol: proxy.is_some() })
+}
+
+fn origin_addr(report: &mut Report, key: String, addr: &Item<&str>) -> Option<HostPort> {
+    let target = addr.value.parse::<HostPort>();
+    if target.is_err() {
+        // What is nothing like an address may be a secret under a mistyped name.
+        let like_address = addr.value.contains(':') || addr.value.parse::<IpAddr>().is_ok();
+        let found = if like_address || addr.value.is_empty() {
+            shown(addr.value)
+        } else {
+            "text without a port".to_owned()
+        };
+        report.add(addr.line, key, format!("found {found}, wanted {HOST_PORT}"));
+    }
+    target.ok()
 }
 
 fn edges(
@@ -412,7 +462,7 @@ fn edges(
         });
         let proto = read_proto.as_ref().map_or(EdgeProto::Tcp, |item| item.value);
         if let Some(Item { line, .. }) = read_proto
-            && proto != EdgeProto::Tcp
+            && proto == EdgeProto::Tls
             && !tls_is_given
         {
             let problem = format!(

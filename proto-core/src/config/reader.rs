@@ -51,6 +51,13 @@ pub(super) struct Item<T> {
     pub(super) line: usize,
 }
 
+/// The value of a key that takes a text or a section.
+#[derive(Debug, Clone)]
+pub(super) enum Entry<'a> {
+    Text(Item<&'a str>),
+    Section(Section<'a>),
+}
+
 /// A table of the file, or what stands for one that is absent: no keys.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
@@ -103,29 +110,42 @@ impl<'a> Section<'a> {
         report.add(self.line, self.key(name), format!("found nothing, wanted {wanted}"));
     }
 
-    /// All keys with a text as value, for a section whose keys are not fixed.
-    pub(super) fn texts(
+    /// All keys with a text, or a section of the `known` keys, as value, for a section whose keys are
+    /// not fixed.
+    pub(super) fn entries(
         &self,
         report: &mut Report,
+        known: &'static [&'static str],
         wanted: &str,
-    ) -> Vec<(Item<&'a str>, Item<&'a str>)> {
+    ) -> Vec<(Item<&'a str>, Entry<'a>)> {
         let mut found = Vec::new();
         let Some(table) = self.table else { return found };
         for (key, value) in table {
             let name: &str = key.get_ref();
             let line = report.line_at(key.span().start);
-            match value.get_ref().as_str() {
-                Some(text) => found.push((Item { value: name, line }, Item { value: text, line })),
-                None => {
-                    let hint = if value.get_ref().is_table() {
-                        " (put a name that has dots into quotes)"
-                    } else {
-                        ""
-                    };
-                    let problem = format!("found {}, wanted {wanted}{hint}", kind(value.get_ref()));
-                    report.add(line, self.safe_key(name), problem);
+            let item = Item { value: name, line };
+            let mut hint = "";
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    found.push((item, Entry::Text(Item { value: text, line })));
+                    continue;
                 }
+                DeValue::Table(table) => {
+                    if table.keys().any(|key| known.contains(&&**key.get_ref())) {
+                        let path = self.safe_key(name);
+                        let section = Section { path, line, table: Some(table) };
+                        section.refuse_unknown(report, known);
+                        found.push((item, Entry::Section(section)));
+                        continue;
+                    }
+                    if !table.is_empty() {
+                        hint = " (put a name that has dots into quotes)";
+                    }
+                }
+                _ => {}
             }
+            let problem = format!("found {}, wanted {wanted}{hint}", kind(value.get_ref()));
+            report.add(line, self.safe_key(name), problem);
         }
         found
     }

@@ -93,6 +93,11 @@ fn the_example_shows_every_key_and_all_are_valid() {
     assert_eq!(config.edges.len(), 1);
     assert!(config.listen.tls.is_some() && config.listen.admin_token.is_some());
     assert_eq!(config.relay.fec, Some(FixedFec { data: 10, parity: 4 }));
+    // Optional keys are shown with their defaults, where they have one.
+    assert_eq!(config.limits, Limits::default());
+    assert!(config.listen.quic_0rtt && config.listen.quic_alpn == "entrouter");
+    let told: Vec<_> = config.origins.values().map(|origin| origin.proxy_protocol).collect();
+    assert_eq!(told, [false, true]);
     assert_eq!(config.peers[0].max_rate_mbps, Some(500.0));
     assert!(config.peers[0].next_shared_key.is_some());
     let present: BTreeSet<_> = all
@@ -115,9 +120,12 @@ fn the_quick_start_of_the_readme_is_valid_with_a_real_key() {
     ));
     assert_eq!(config.peers[0].shared_key.expose(), &[1; 32]);
     let listeners = config.listeners();
-    assert_eq!(listeners.len(), 1);
-    assert_eq!(listeners[0].dest.as_str(), "eu-west-01");
-    assert_eq!(listeners[0].service, ServiceName::default());
+    let protos: Vec<_> = listeners.iter().map(|l| l.proto).collect();
+    assert_eq!(protos, [EdgeProto::Tcp, EdgeProto::Quic]);
+    for listener in listeners {
+        assert_eq!(listener.dest.as_str(), "eu-west-01");
+        assert_eq!(listener.service, ServiceName::default());
+    }
 }
 
 #[test]
@@ -126,6 +134,8 @@ fn defaults() {
     assert_eq!(config.listen.relay_addr.to_string(), "0.0.0.0:4433");
     assert_eq!(config.listen.tcp_addr, None);
     assert_eq!(config.listen.quic_addr, None);
+    assert!(config.listen.quic_0rtt);
+    assert_eq!(config.listen.quic_alpn, "entrouter");
     assert_eq!(config.listen.admin_addr, None);
     assert!(config.listen.admin_token.is_none() && config.listen.tls.is_none());
     assert_eq!(config.mesh.probe_interval, Duration::from_millis(500));
@@ -169,19 +179,41 @@ fn listeners_are_those_that_are_served() {
          [[edge]]\nlisten = \"0.0.0.0:3\"\nproto = \"quic\"\n\
          [[edge]]\nlisten = \"0.0.0.0:4\"\nproto = \"tcp\"\n",
     ));
-    let served: Vec<_> =
-        config.listeners().iter().map(|l| format!("{} {} {}", l.addr, l.dest, l.service)).collect();
-    assert_eq!(served, ["0.0.0.0:2 c ssh", "0.0.0.0:4 b default"]);
-    let notices: Vec<_> = config.notices().iter().map(ToString::to_string).collect();
-    assert_eq!(
-        notices,
-        [
-            "tcp_addr does not accept: TLS is configured but not served by this version; \
-             it never falls back to plain TCP",
-            "edge[1] on 0.0.0.0:3 does not accept: TLS is configured but not served by this version",
-            "edge[2] on 0.0.0.0:3 does not accept: QUIC is configured but not served by this version",
-        ]
-    );
+    let served = |config: &Config| -> Vec<_> {
+        let show = |l: &ServedListener| {
+            format!("{} {} {} {}", l.proto.as_str(), l.addr, l.dest, l.service)
+        };
+        config.listeners().iter().map(show).collect()
+    };
+    let edges = [
+        "tcp 0.0.0.0:2 c ssh",
+        "tls 0.0.0.0:3 b default",
+        "quic 0.0.0.0:3 b default",
+        "tcp 0.0.0.0:4 b default",
+    ];
+    assert_eq!(served(&config)[0], "tls 0.0.0.0:1 b default", "a certificate: never plain TCP");
+    assert_eq!(served(&config)[1..], edges);
+    assert_eq!(config.notices(), []);
+    assert!(config.serves_quic() && config.needs_identity());
+
+    let plain = good(&two_peers(
+        "[listen]\ntcp_addr = \"0.0.0.0:1\"\nquic_addr = \"0.0.0.0:1\"\n\
+         [[edge]]\nlisten = \"0.0.0.0:2\"\ndest = \"c\"\n",
+    ));
+    assert_eq!(served(&plain), ["tcp 0.0.0.0:2 c default"], "no destination");
+    assert!(!plain.serves_quic() && !plain.needs_identity());
+}
+
+#[test]
+fn a_self_signed_certificate_is_told() {
+    let quic = "[relay]\ndefault_dest = \"b\"\n[listen]\nquic_addr = \"0.0.0.0:1\"\n";
+    let notices: Vec<_> =
+        good(&two_peers(quic)).notices().iter().map(ToString::to_string).collect();
+    let told = "QUIC clients are shown a self-signed certificate, made anew at each start: its \
+                fingerprint is in the log";
+    assert_eq!(notices, [told]);
+    let own = format!("{quic}tls_cert_path = \"c\"\ntls_key_path = \"k\"\n");
+    assert_eq!(good(&two_peers(&own)).notices(), []);
 }
 
 #[test]
@@ -295,23 +327,26 @@ fn destinations_that_may_be_slips_are_told() {
 fn the_summary_is_aligned_and_keeps_secrets() {
     let config = good(&two_peers(&format!(
         "[listen]\nadmin_addr = \"127.0.0.1:9\"\nadmin_token = \"{TOKEN}\"\n\
-         tcp_addr = \"[::]:8443\"\n[relay]\ndefault_dest = \"c\"\n\
-         [origins]\ndefault = \"localhost:80\"\n"
+         tcp_addr = \"[::]:8443\"\nquic_addr = \"[::]:8443\"\n[relay]\ndefault_dest = \"c\"\n\
+         [origins]\ndefault = \"localhost:80\"\n\
+         web = {{ addr = \"[::1]:81\", proxy_protocol = \"v2\" }}\n"
     )));
     let summary = config.summary();
     assert_eq!(
         summary,
         "node     a (r)\n\
          relay    udp 0.0.0.0:4433\n\
-         clients  tcp [::]:8443 -> c/default\n\
+         clients  tcp [::]:8443 -> c/default\n         quic [::]:8443 -> c/default\n\
+         quic     0-RTT, ALPN entrouter\n\
          admin    http 127.0.0.1:9, token needed\n\
          peers    b  comes to us\n         c  comes to us\n\
-         origins  default  localhost:80\n\
+         origins  default  localhost:80\n         web      [::1]:81, PROXY protocol v2\n\
          fec      adaptive\n\
          probes   every 500 ms\n\
          packets  up to 8972 bytes of UDP\n\
          transit  relays for others\n\
          express  first 256 KiB, 50 % beside bulk\n\
+         limits   65536 clients, 4096 from one address\n\
          memory   1024 MiB for flows, 32768 KiB for each\n\
          rekey    every 120 s\n"
     );

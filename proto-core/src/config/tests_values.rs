@@ -256,6 +256,7 @@ fn limits() {
         ("flow_window_kib", 64, 1 << 20, "wanted 64 to 1048576 KiB"),
         ("node_memory_mib", 1, 1 << 20, "wanted 1 to 1048576 MiB"),
         ("rekey_after_s", 1, 120, "wanted 1 to 120 seconds"),
+        ("max_connections", 1, 1_000_000, "wanted 1 to 1000000 clients"),
     ] {
         for wrong in [least - 1, most + 1, -1, i64::MAX] {
             let problem = format!("found {wrong}, {wanted}");
@@ -266,9 +267,17 @@ fn limits() {
             good(&limits(&format!("{key} = {right}")));
         }
     }
-    let given = good(&limits("flow_window_kib = 64\nnode_memory_mib = 3\nrekey_after_s = 7"));
-    let wanted =
-        Limits { flow_window: 64 << 10, node_memory: 3 << 20, rekey_after: Duration::from_secs(7) };
+    let given = good(&limits(
+        "flow_window_kib = 64\nnode_memory_mib = 3\nrekey_after_s = 7\nmax_connections = 9\n\
+         max_connections_per_address = 8",
+    ));
+    let wanted = Limits {
+        flow_window: 64 << 10,
+        node_memory: 3 << 20,
+        rekey_after: Duration::from_secs(7),
+        max_connections: 9,
+        max_connections_per_address: 8,
+    };
     assert_eq!(given.limits, wanted);
 
     // What is not configured gives way to what is; what contradicts itself is refused.
@@ -282,6 +291,29 @@ fn limits() {
     );
     bad(&limits("flow_window_kib = 1025\nnode_memory_mib = 0"), 6, "limits.node_memory_mib", "");
     bad(&base("flow_window_kib = 64\n"), 4, "flow_window_kib", "it belongs in [limits]");
+
+    assert_eq!(good(&limits("max_connections = 7")).limits.max_connections_per_address, 7);
+    good(&limits("max_connections = 7\nmax_connections_per_address = 7"));
+    for (text, max) in [("max_connections = 7\n", 7), ("", 1 << 16)] {
+        let one = max + 1;
+        bad(
+            &limits(&format!("max_connections_per_address = {one}\n{text}")),
+            5,
+            "limits.max_connections_per_address",
+            &format!("found {one}, more than a max_connections of {max}, wanted 1 to 1000000"),
+        );
+    }
+    for wrong in [0, 1_000_001] {
+        bad(
+            &limits(&format!("max_connections_per_address = {wrong}")),
+            5,
+            "limits.max_connections_per_address",
+            &format!("found {wrong}, wanted 1 to 1000000 clients, at most limits.max_connections"),
+        );
+    }
+    let faulty = limits("max_connections_per_address = 1000000\nmax_connections = 0");
+    bad(&faulty, 6, "limits.max_connections", "");
+    bad(&limits("max_conections = 7"), 5, "limits.max_conections", "did you mean");
 }
 
 #[test]
@@ -471,98 +503,4 @@ fn hosts_and_ports() {
         "put a name that has dots into quotes",
     );
     assert_eq!(good(&base("[origins]\n\"web.v1\" = \"localhost:1\"\n")).origins.len(), 1);
-}
-
-#[test]
-fn any_pop_may_be_a_destination() {
-    for dest in ["b", "far-away", "a"] {
-        let text = format!(
-            "[relay]\ndefault_dest = \"{dest}\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\ndest = \"{dest}\"\n"
-        );
-        for text in [base(&text), two_peers(&text)] {
-            let config = good(&text);
-            let dests: Vec<_> = config.destinations().map(NodeId::as_str).collect();
-            assert_eq!(dests, [dest, dest]);
-        }
-    }
-}
-
-#[test]
-fn a_listener_needs_a_destination() {
-    bad(
-        &two_peers("relay.default_dest = \"b b\"\n"),
-        9,
-        "relay.default_dest",
-        "found \"b b\", wanted the node_id of a PoP, such as one of [[peers]] (b, c)",
-    );
-    bad(
-        &two_peers("[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
-        9,
-        "edge[0].dest",
-        "found nothing, wanted the node_id of a PoP, such as one of [[peers]] (b, c), \
-         since there is no relay.default_dest",
-    );
-    bad(
-        &base("[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
-        4,
-        "edge[0].dest",
-        "found nothing, wanted the node_id of a PoP, since there is no relay.default_dest",
-    );
-    // A fault in the default is not told again at each listener that would use it.
-    bad(
-        &two_peers("[relay]\ndefault_dest = \"\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\n"),
-        10,
-        "relay.default_dest",
-        "found empty text",
-    );
-    // Nor is a peer without a readable name, which may have been the sole one.
-    let text = base(
-        "[[peers]]\nnode_id = \"b b\"\nshared_key = \"AAAA\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\n",
-    );
-    let errors = parse(&text).unwrap_err();
-    let lines: Vec<_> = errors.errors().iter().map(|error| error.line).collect();
-    assert_eq!(lines, [5, 6], "{errors}");
-}
-
-#[test]
-fn edges() {
-    let edge = |more: &str| two_peers(&format!("[[edge]]\ndest = \"b\"\n{more}\n"));
-    bad(&edge(""), 9, "edge[0].listen", "found nothing, wanted IP address and port");
-    bad(
-        &edge("listen = \"0.0.0.0:1\"\nproto = \"udp\""),
-        12,
-        "edge[0].proto",
-        "found \"udp\", wanted \"tcp\", \"tls\" or \"quic\"",
-    );
-    for proto in ["tls", "quic"] {
-        bad(
-            &edge(&format!("listen = \"0.0.0.0:1\"\nproto = \"{proto}\"")),
-            12,
-            "edge[0].proto",
-            "without a certificate, wanted listen.tls_cert_path",
-        );
-    }
-    bad(&edge("listen = \"0.0.0.0:1\"\nservice = \"a/b\""), 12, "edge[0].service", "found \"a/b\"");
-    bad(
-        &edge("listen = \"0.0.0.0:1\"\n[[edge]]\nlisten = \"0.0.0.0:1\"\ndest = \"c\""),
-        13,
-        "edge[1].listen",
-        "which edge[0].listen takes already",
-    );
-    bad(
-        &edge("listen = \"0.0.0.0:1\"\n[listen]\ntcp_addr = \"0.0.0.0:1\""),
-        11,
-        "edge[0].listen",
-        "which listen.tcp_addr takes already",
-    );
-    good(&edge("listen = \"0.0.0.0:0\"\n[[edge]]\nlisten = \"0.0.0.0:0\"\ndest = \"c\""));
-    bad(
-        &edge(&format!(
-            "listen = \"0.0.0.0:0\"\n{}",
-            "[[edge]]\nlisten = \"0.0.0.0:0\"\ndest = \"b\"\n".repeat(MAX_EDGES)
-        )),
-        9 + 3 * MAX_EDGES,
-        "edge",
-        "found 257 of them, wanted at most 256",
-    );
 }

@@ -89,6 +89,11 @@ pub(super) fn is_token(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
+/// What an application protocol may be called here (RFC 7301 §3.1 has any bytes, as many).
+pub(super) fn is_alpn(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// The key, or what was found instead; that never repeats the text.
 pub(super) fn parse_key(text: &str) -> Result<PresharedKey, String> {
     if text.is_empty() {

@@ -1,119 +1,108 @@
 //! Plain TCP: a listener's connections become flows to its service, flows become connections to the
 //! origin that this PoP's own configuration names.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::config::{Config, HostPort};
+use crate::config::{Config, Origin};
 use crate::flow::{Flows, Output};
-use crate::ids::{ListenerId, NodeId, ServiceName};
+use crate::ids::{ConnId, ServiceName};
 use crate::io::{Action, TcpEvent};
+use crate::wire::endpoints::Endpoints;
 use crate::wire::flow::ResetCode;
 
-/// A listener that the shell is to open; its place in
-/// [`Node::listeners`](crate::Node::listeners) is its [`ListenerId`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// Where.
-    pub addr: SocketAddr,
-    /// The PoP that its flows lead to.
-    pub dest: NodeId,
-    /// The service there.
-    pub service: ServiceName,
-}
+use super::Listener;
+use super::proxy::Headers;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct TcpEdge {
-    listeners: Vec<Listener>,
-    origins: BTreeMap<ServiceName, HostPort>,
-    accepting: bool,
+    origins: BTreeMap<ServiceName, Origin>,
+    headers: Headers,
 }
 
 impl TcpEdge {
     pub(crate) fn new(config: &Config) -> Self {
-        let listeners = config
-            .listeners()
-            .into_iter()
-            .map(|l| Listener { addr: l.addr, dest: l.dest, service: l.service })
-            .collect();
-        Self { listeners, origins: config.origins.clone(), accepting: true }
+        Self { origins: config.origins.clone(), headers: Headers::default() }
     }
 
-    pub(crate) fn listeners(&self) -> &[Listener] {
-        &self.listeners
-    }
-
-    /// Takes the origins of a new configuration. Listeners stay as they were opened; those whose
-    /// address is still configured lead where it says now.
+    /// Takes the origins of a new configuration.
     pub(crate) fn reconfigure(&mut self, config: &Config) {
         self.origins.clone_from(&config.origins);
-        for new in config.listeners() {
-            if let Some(old) = self.listeners.iter_mut().find(|l| l.addr == new.addr) {
-                old.dest = new.dest;
-                old.service = new.service;
-            }
-        }
     }
 
-    /// Takes no more clients.
-    pub(crate) fn stop(&mut self) {
-        self.accepting = false;
+    /// Connections to origins whose header is not written yet.
+    pub(crate) fn headers(&self) -> usize {
+        self.headers.len()
     }
 
-    /// Hands an event to the flow that it concerns; an answer for the shell, if there is one at once.
+    /// Hands an event to the flow that it concerns.
     pub(crate) fn handle(
         &mut self,
         now: Instant,
         event: TcpEvent<'_>,
         flows: &mut Flows,
-    ) -> Option<Action> {
+        actions: &mut VecDeque<Action>,
+    ) {
         match event {
-            TcpEvent::Accepted { conn, listener, remote } => {
-                let accepted = conn.is_accepted()
-                    && self.accepting
-                    && self.accept(now, conn, listener, remote, flows);
-                return (!accepted).then_some(Action::Abort { conn });
+            TcpEvent::Accepted { .. } => {}
+            TcpEvent::Connected { conn } => {
+                // Before anything that the flow has for it.
+                let header = self.headers.connected(conn);
+                actions.extend(header.map(|data| Action::Write { conn, data }));
+                flows.connected(now, conn);
             }
-            TcpEvent::Connected { conn } => flows.connected(now, conn),
             TcpEvent::ConnectFailed { conn } => {
+                self.headers.forget(conn);
                 flows.refuse(now, conn, ResetCode::ConnectFailed);
             }
             TcpEvent::Received { conn, data } => flows.received(now, conn, data),
-            TcpEvent::Written { conn, bytes } => flows.written(now, conn, bytes),
+            TcpEvent::Written { conn, bytes } => {
+                let bytes = self.headers.written(conn, bytes);
+                if bytes > 0 {
+                    flows.written(now, conn, bytes);
+                }
+            }
             TcpEvent::Eof { conn } => flows.eof(now, conn),
-            TcpEvent::Reset { conn } => flows.conn_reset(now, conn),
+            TcpEvent::Reset { conn } => {
+                self.headers.forget(conn);
+                flows.conn_reset(now, conn);
+            }
         }
-        None
     }
 
-    fn accept(
+    /// Whether the client's flow begins.
+    pub(crate) fn accept(
         &self,
         now: Instant,
-        conn: crate::ids::ConnId,
-        listener: ListenerId,
-        client: SocketAddr,
+        conn: ConnId,
+        listener: &Listener,
+        client: Endpoints,
         flows: &mut Flows,
     ) -> bool {
-        let Some(route) = self.listeners.get(listener.0) else { return false };
-        let taken = flows.accept(now, conn, route.dest.hash32(), route.service.clone());
+        let service = listener.service.clone();
+        let taken = flows.accept(now, conn, listener.dest.hash32(), service, client);
         if let Err(error) = taken {
-            tracing::debug!(%client, %error, "client refused");
+            tracing::debug!(client = %client.client(), %error, "client refused");
         }
         taken.is_ok()
     }
 
     /// What a flow wants of a connection, as an action for the shell.
     pub(crate) fn translate(
-        &self,
+        &mut self,
         now: Instant,
         output: Output,
         flows: &mut Flows,
     ) -> Option<Action> {
         Some(match output {
-            Output::Dial { conn, service } => match self.origins.get(&service) {
-                Some(target) => Action::Connect { conn, target: target.clone() },
+            Output::Dial { conn, service, endpoints } => match self.origins.get(&service) {
+                Some(origin) => {
+                    if origin.proxy_protocol {
+                        self.headers.dialled(conn, endpoints);
+                    }
+                    Action::Connect { conn, target: origin.addr.clone() }
+                }
                 None => {
                     tracing::debug!(%service, "no such service");
                     flows.refuse(now, conn, ResetCode::NoSuchService);
@@ -123,7 +112,10 @@ impl TcpEdge {
             Output::Write { conn, data } => Action::Write { conn, data },
             Output::GrantRead { conn, bytes } => Action::GrantRead { conn, bytes },
             Output::Shutdown { conn } => Action::Shutdown { conn },
-            Output::Abort { conn } => Action::Abort { conn },
+            Output::Abort { conn } => {
+                self.headers.forget(conn);
+                Action::Abort { conn }
+            }
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::flow::state::{AckState, Conn, Flow, Role};
 use crate::flow::{Flows, MAX_REPLIES, Output, Reply, Use};
 use crate::ids::{ConnId, Lane, PeerId, ServiceName};
 use crate::wire::flow::{
-    self, Body, Direction, DropReason, FlowKey, Head, MAX_FLOW_ACK_LEN, ResetCode,
+    self, Body, Direction, DropReason, FlowKey, Head, MAX_FLOW_ACK_LEN, Opening, ResetCode,
 };
 use crate::wire::{Malformed, Reader};
 
@@ -159,7 +159,7 @@ impl Flows {
             // It overtook the open, which must not be served when it comes.
             remote.had.forbid(head.key.id);
         }
-        let Body::Data { offset, fin, open: Some(service), data } = body else {
+        let Body::Data { offset, fin, open: Some(open), data } = body else {
             return self.answer_unknown(from, head, &body);
         };
         if head.direction == Direction::ToIngress {
@@ -180,7 +180,7 @@ impl Flows {
             remote.had.insert(key.id);
             return self.reply(from, head, Reply::Reset(ResetCode::ShuttingDown));
         }
-        let Ok(service) = ServiceName::new(service) else {
+        let Ok(service) = ServiceName::new(open.service) else {
             return self.reply(from, head, Reply::Reset(ResetCode::NoSuchService));
         };
         // Served or refused, this is its only chance: a later frame must not open it in the middle.
@@ -192,13 +192,15 @@ impl Flows {
         let conn = ConnId::dialled(self.dialled);
         self.dialled += 1;
         let (to, sizes) = (key.ingress, self.sizes);
-        let mut flow = Flow::new(now, Role::Egress, to, hop, service.clone(), conn, sizes);
+        let endpoints = open.endpoints;
+        let opening = (service.clone(), endpoints);
+        let mut flow = Flow::new(now, Role::Egress, to, hop, opening, conn, sizes);
         flow.key = Some(key);
         flow.tx.set_relayed(relayed);
         let idx = self.insert(flow);
         self.by_key.insert((key, Role::Egress), idx);
         self.counters.flows_accepted += 1;
-        self.outputs.push_back(Output::Dial { conn, service });
+        self.outputs.push_back(Output::Dial { conn, service, endpoints });
         self.on_data(now, idx, offset, data, fin);
     }
 
@@ -432,7 +434,8 @@ impl Flow {
     fn put_data(&mut self, now: Instant, key: FlowKey, limit: usize, out: &mut Vec<u8>) {
         let head = self.head(key);
         let service = self.service.clone();
-        let open = (self.role == Role::Ingress && !self.opened).then_some(service.as_str());
+        let opening = Opening { service: service.as_str(), endpoints: self.endpoints };
+        let open = (self.role == Role::Ingress && !self.opened).then_some(opening);
         let offset = self.tx.next_offset();
         let used = out.len() + flow::data_overhead(&key, offset, open);
         if used + MIN_DATA > limit {

@@ -24,6 +24,7 @@ use slab::Slab;
 use crate::config::{Lanes, Limits};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 use crate::status::{MemoryStatus, NodeCounters};
+use crate::wire::endpoints::Endpoints;
 use crate::wire::flow::{FlowKey, Head, ResetCode};
 
 use receive::INITIAL_WINDOW;
@@ -67,10 +68,11 @@ const MAX_REPLIES: usize = 1024;
 /// What the edge is to do. Connections are named as in [`crate::Action`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Dial the origin of that service.
+    /// Dial the origin of that service, for that client.
     Dial {
         conn: ConnId,
         service: ServiceName,
+        endpoints: Endpoints,
     },
     Write {
         conn: ConnId,
@@ -86,6 +88,19 @@ pub(crate) enum Output {
     Abort {
         conn: ConnId,
     },
+}
+
+impl Output {
+    /// The connection that it is about.
+    pub(crate) fn conn(&self) -> ConnId {
+        match *self {
+            Self::Dial { conn, .. }
+            | Self::Write { conn, .. }
+            | Self::GrantRead { conn, .. }
+            | Self::Shutdown { conn }
+            | Self::Abort { conn } => conn,
+        }
+    }
 }
 
 /// A flow was not accepted: the node's memory for flows is taken.
@@ -207,7 +222,7 @@ impl Flows {
         }
     }
 
-    /// A client connected; its flow leads to `service` at `remote`.
+    /// A client connected, from and to where `endpoints` say; its flow leads to `service` at `remote`.
     ///
     /// # Errors
     /// [`NoMemory`].
@@ -217,13 +232,15 @@ impl Flows {
         conn: ConnId,
         remote: NodeHash,
         service: ServiceName,
+        endpoints: Endpoints,
     ) -> Result<(), NoMemory> {
         let (hop, hops) = self.remotes.get(&remote).map(|r| (r.hop, r.hops)).ok_or(NoMemory)?;
         if !self.has_room() || self.by_conn.contains_key(&conn) {
             return Err(NoMemory);
         }
         let sizes = self.sizes;
-        let mut flow = Flow::new(now, Role::Ingress, remote, hop, service, conn, sizes);
+        let opening = (service, endpoints);
+        let mut flow = Flow::new(now, Role::Ingress, remote, hop, opening, conn, sizes);
         flow.tx.set_relayed(hops > 1);
         let idx = self.insert(flow);
         self.counters.flows_opened += 1;
@@ -280,6 +297,12 @@ impl Flows {
             flow.eof = true;
             flow.tx.finish();
         });
+    }
+
+    /// Whether all that a connection said, its end included, has arrived at the other end.
+    pub(crate) fn is_delivered(&self, conn: ConnId) -> bool {
+        let flow = self.by_conn.get(&conn).and_then(|idx| self.flows.get(*idx));
+        flow.is_some_and(|flow| flow.tx.is_done())
     }
 
     /// A connection broke. What an origin had said before is still told to the client, as TCP would;

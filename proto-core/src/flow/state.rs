@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::flow::receive::ReceiveHalf;
 use crate::flow::send::SendHalf;
 use crate::ids::{ConnId, Lane, NodeHash, PeerId, ServiceName};
+use crate::wire::endpoints::Endpoints;
 use crate::wire::flow::{self, Direction, FlowAck, FlowKey, Head, ResetCode};
 
 /// Acknowledgements wait so long for data to travel with.
@@ -94,6 +95,8 @@ pub(super) struct Flow {
     pub remote: NodeHash,
     pub hop: Option<PeerId>,
     pub service: ServiceName,
+    /// Whom it serves.
+    pub endpoints: Endpoints,
     pub conn_id: ConnId,
     pub conn: Conn,
     pub tx: SendHalf,
@@ -137,7 +140,7 @@ impl Flow {
         role: Role,
         remote: NodeHash,
         hop: Option<PeerId>,
-        service: ServiceName,
+        (service, endpoints): (ServiceName, Endpoints),
         conn_id: ConnId,
         sizes: Sizes,
     ) -> Self {
@@ -147,6 +150,7 @@ impl Flow {
             remote,
             hop,
             service,
+            endpoints,
             conn_id,
             conn: if role == Role::Ingress { Conn::Open } else { Conn::Opening },
             tx: SendHalf::new(sizes.express),

@@ -24,9 +24,14 @@ impl Flows {
         self.most_live() as usize + MAX_LINGERING + MAX_RESETTING
     }
 
+    /// As many as there can be now, counting those that were there when a limit was lowered.
+    pub(crate) fn bound(&self) -> usize {
+        self.most_flows().max(self.inherited_flows)
+    }
+
     /// Shows every table to `visit`; see [`Node::tables`](crate::Node::tables).
     pub(crate) fn tables(&self, visit: &mut dyn FnMut(Table)) {
-        let most = self.most_flows().max(self.inherited_flows) as u64;
+        let most = self.bound() as u64;
         let (reserved, cap) = (self.reserved, self.cap.max(self.inherited));
         visit(Table { name: "flow_memory", peer: None, len: reserved, bound: cap });
         let mut node = |name, len: usize, bound: u64| {

@@ -8,7 +8,7 @@ use super::{Flows, Output, Route};
 use crate::config::{Lanes, Limits};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
 use crate::rng::Rng;
-use crate::tests::epoch;
+use crate::tests::{endpoints, epoch};
 
 const DELAY: Duration = Duration::from_millis(30);
 const TURN: Duration = Duration::from_millis(5);
@@ -75,7 +75,7 @@ impl Way {
     fn connect(&mut self, n: u64, request: usize) -> ConnId {
         let conn = ConnId::accepted(n);
         let service = ServiceName::new("default").expect("a name");
-        self.ends[0].accept(self.now, conn, NodeHash(2), service).expect("memory");
+        self.ends[0].accept(self.now, conn, NodeHash(2), service, endpoints()).expect("memory");
         let socket = Socket { to_send: bytes(request).into(), ..Socket::default() };
         self.sockets[0].insert(conn, socket);
         conn
@@ -294,7 +294,7 @@ fn a_flow_that_leads_to_its_own_node_is_served_there() {
     let limits = Limits::default();
     let mut node = Flows::new(NodeHash(1), Incarnation(7), &limits, &Lanes::default());
     let client = ConnId::accepted(0);
-    node.accept(now, client, NodeHash(1), ServiceName::default()).expect("memory");
+    node.accept(now, client, NodeHash(1), ServiceName::default(), endpoints()).expect("memory");
     let (mut origin, mut heard, mut shut) = (None, BTreeMap::new(), Vec::new());
     node.received(now, client, &bytes(10_000));
     node.eof(now, client);

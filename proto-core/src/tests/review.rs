@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::epoch;
 use super::world::{Path, World, pattern};
+use super::{endpoints, epoch};
 use crate::config::{Lanes, Limits};
 use crate::flow::{Flows, Output, Route};
 use crate::ids::{ConnId, Incarnation, Lane, NodeHash, PeerId, ServiceName};
@@ -41,7 +41,7 @@ impl Pair {
     fn accept(&mut self, n: u64) -> ConnId {
         let conn = ConnId::accepted(n);
         let service = ServiceName::default();
-        self.ends[0].accept(self.now, conn, self.hashes[1], service).expect("room");
+        self.ends[0].accept(self.now, conn, self.hashes[1], service, endpoints()).expect("room");
         conn
     }
 
@@ -431,7 +431,7 @@ fn resets_that_nobody_hears_are_bounded() {
     let accept = |pair: &mut Pair, n: u64| {
         let (now, to) = (pair.now, pair.hashes[1]);
         let service = ServiceName::default();
-        pair.ends[0].accept(now, ConnId::accepted(n), to, service)
+        pair.ends[0].accept(now, ConnId::accepted(n), to, service, endpoints())
     };
     let mut n = 0;
     while accept(&mut pair, n).is_ok() {

@@ -179,7 +179,9 @@ impl World {
             ..Endpoint::default()
         };
         self.conns[0].insert(conn, endpoint);
-        let event = TcpEvent::Accepted { conn, listener: ListenerId(0), remote: self.addrs[0] };
+        let (listener, remote) = (ListenerId(0), self.addrs[0]);
+        let local = ([127, 0, 0, 1], 2).into();
+        let event = TcpEvent::Accepted { conn, listener, remote, local };
         if let Some(node) = &mut self.nodes[0] {
             node.handle_tcp(self.now, event);
         }

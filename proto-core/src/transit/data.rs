@@ -13,7 +13,7 @@ use crate::transit::standing::Standing;
 use crate::transit::waits::Waits;
 use crate::transit::{MARK_ALL, MARK_ANY_FROM, MARK_FROM, MAX_AGE};
 use crate::wire::Reader;
-use crate::wire::flow::{self, Body};
+use crate::wire::flow::{self, Body, Opening};
 
 /// What a flow gets in its turn, at least; as for the flows that begin here.
 const QUANTUM: i64 = 1200;
@@ -152,7 +152,7 @@ impl Waiting {
     }
 }
 
-fn read_data(raw: &[u8]) -> Option<(u64, bool, Option<&str>, &[u8])> {
+fn read_data(raw: &[u8]) -> Option<(u64, bool, Option<Opening<'_>>, &[u8])> {
     match flow::read(&mut Reader::new(raw)) {
         Ok(Some((_, Body::Data { offset, fin, open, data }))) => Some((offset, fin, open, data)),
         _ => None,

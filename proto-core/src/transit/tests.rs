@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::{MARK_ALL, MAX_HOPS, MIN_BYTES, Passing, Transit, control, reports};
 use crate::ids::{Lane, NodeHash, PeerId};
+use crate::tests::endpoints;
 use crate::wire::Reader;
 use crate::wire::flow::{
-    self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, ResetCode,
+    self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, Opening, ResetCode,
 };
 use crate::wire::symbol::{self, Content};
 
@@ -36,7 +37,8 @@ pub(super) fn data_frame(
     open: Option<&str>,
 ) -> Vec<u8> {
     let mut raw = Vec::new();
-    flow::put_data_header(&mut raw, head, offset, fin, open, len);
+    let opening = |service| Opening { service, endpoints: endpoints() };
+    flow::put_data_header(&mut raw, head, offset, fin, open.map(opening), len);
     raw.extend((offset..offset + len as u64).map(|at| byte(head.key.id, at)));
     raw
 }

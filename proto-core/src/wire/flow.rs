@@ -4,7 +4,8 @@
 //! head   kind u8 ‖ way u8 ‖ age u8 ‖ ingress u32 ‖ its life u32 ‖ egress u32 ‖ its life u32 ‖ id varint
 //! way    bit 7: towards the ingress; bit 6: congestion met; bits 0–4: hops so far
 //! age    time in the mesh so far, in sixteenths of a second
-//! 0x40   data:      offset ‖ flags (1 fin, 2 open) ‖ [service: length u8, bytes] ‖ length ‖ bytes
+//! 0x40   data:      offset ‖ flags (1 fin, 2 open) ‖ [opening] ‖ length ‖ bytes
+//!        opening    length u8 and bytes of the service's name ‖ client, see `endpoints`
 //! 0x41   ack:       everything below ‖ credit ‖ flags (1 fin had) ‖ marked ‖ asked ‖ ranges, see `ranges`
 //! 0x42   reset:     code u8 ‖ final size
 //! 0x43   reset ack
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use crate::ids::{MAX_NAME_LEN, NodeHash};
 
+use super::endpoints::Endpoints;
 use super::ranges::Ranges;
 use super::{Malformed, Reader, VARINT_MAX, put_varint, varint_len};
 
@@ -209,6 +211,19 @@ pub(crate) struct FlowAck {
     pub ranges: AckRanges,
 }
 
+/// What a flow begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening<'a> {
+    pub service: &'a str,
+    pub endpoints: Endpoints,
+}
+
+impl Opening<'_> {
+    fn wire_len(&self) -> usize {
+        1 + self.service.len() + self.endpoints.wire_len()
+    }
+}
+
 /// What a flow frame says after its head.
 #[derive(Debug, PartialEq, Eq)]
 #[expect(
@@ -219,8 +234,8 @@ pub(crate) enum Body<'a> {
     Data {
         offset: u64,
         fin: bool,
-        /// The service, while the flow may still have to be opened.
-        open: Option<&'a str>,
+        /// There while the flow may still have to be opened.
+        open: Option<Opening<'a>>,
         data: &'a [u8],
     },
     Ack(FlowAck),
@@ -290,7 +305,8 @@ fn read_data<'a>(r: &mut Reader<'a>) -> Result<Body<'a>, Malformed> {
         if len > MAX_NAME_LEN {
             return Err(Malformed);
         }
-        Some(std::str::from_utf8(r.take(len)?).map_err(|_| Malformed)?)
+        let service = std::str::from_utf8(r.take(len)?).map_err(|_| Malformed)?;
+        Some(Opening { service, endpoints: Endpoints::read(r)? })
     };
     let len = usize::try_from(r.varint()?).map_err(|_| Malformed)?;
     let data = r.take(len)?;
@@ -344,8 +360,8 @@ pub(crate) fn head_len(key: &FlowKey) -> usize {
 }
 
 /// Bytes that a data frame needs besides its data, if that is shorter than 16 KiB.
-pub(crate) fn data_overhead(key: &FlowKey, offset: u64, open: Option<&str>) -> usize {
-    head_len(key) + varint_len(offset) + 1 + open.map_or(0, |s| 1 + s.len()) + 2
+pub(crate) fn data_overhead(key: &FlowKey, offset: u64, open: Option<Opening<'_>>) -> usize {
+    head_len(key) + varint_len(offset) + 1 + open.map_or(0, |open| open.wire_len()) + 2
 }
 
 /// Appends a data frame without its bytes, of which `len` must follow.
@@ -354,15 +370,16 @@ pub(crate) fn put_data_header(
     head: &Head,
     offset: u64,
     fin: bool,
-    open: Option<&str>,
+    open: Option<Opening<'_>>,
     len: usize,
 ) {
     put_head(out, DATA, head);
     put_varint(out, offset);
     out.push(if fin { FLAG_FIN } else { 0 } | if open.is_some() { FLAG_OPEN } else { 0 });
-    if let Some(service) = open {
+    if let Some(Opening { service, endpoints }) = open {
         out.push(service.len() as u8);
         out.extend_from_slice(service.as_bytes());
+        endpoints.put(out);
     }
     put_varint(out, len as u64);
 }

@@ -3,6 +3,7 @@
 //! (RFC 9000 §16).
 
 pub(crate) mod ack;
+pub(crate) mod endpoints;
 pub(crate) mod flow;
 pub(crate) mod frame;
 pub(crate) mod linkstate;
@@ -17,7 +18,7 @@ mod tests_linkstate;
 
 /// Version of everything in this room and of the handshake; stands in the Noise prologue and, so
 /// that a mismatch can be named, in the clear in every handshake packet.
-pub(crate) const PROTOCOL_VERSION: u8 = 3;
+pub(crate) const PROTOCOL_VERSION: u8 = 4;
 
 /// The largest number that a varint holds.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;

@@ -1,12 +1,15 @@
 //! Every layout comes back as it went; no bytes make a decoder panic, give more than there is, or
 //! take memory by their own measure.
 
+use std::net::{IpAddr, SocketAddr};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::ack::{self, CounterPart, LanePart, LinkAck};
+use super::endpoints::Endpoints;
 use super::flow::{
-    self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, ResetCode,
+    self, AckRanges, Age, Body, Direction, DropReason, FlowAck, FlowKey, Head, Opening, ResetCode,
 };
 use super::frame::{self, Frame, ParityFields};
 use super::linkstate;
@@ -108,7 +111,7 @@ pub(super) fn head() -> impl Strategy<Value = Head> {
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a few of them at a time")]
 pub(super) enum Owned {
-    Data { offset: u64, fin: bool, open: Option<String>, data: Vec<u8> },
+    Data { offset: u64, fin: bool, open: Option<(String, Endpoints)>, data: Vec<u8> },
     Ack(FlowAck),
     Reset { code: u8, final_size: u64 },
     ResetAck,
@@ -129,8 +132,18 @@ fn code(n: u8) -> ResetCode {
     usize::from(n).checked_sub(1).and_then(|at| all.get(at)).copied().unwrap_or(ResetCode::Other(n))
 }
 
+pub(super) fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let addr = || (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+    (addr(), addr()).prop_map(|(client, local)| Endpoints::new(client, local))
+}
+
+fn opening(open: &Option<(String, Endpoints)>) -> Option<Opening<'_>> {
+    let (service, endpoints) = open.as_ref()?;
+    Some(Opening { service, endpoints: *endpoints })
+}
+
 pub(super) fn body() -> impl Strategy<Value = Owned> {
-    let open = proptest::option::of("[a-z0-9._-]{1,64}");
+    let open = proptest::option::of(("[a-z0-9._-]{1,64}", endpoints()));
     let data = (number(), any::<bool>(), open, vec(any::<u8>(), 0..1500));
     let numbers = proptest::array::uniform4(number());
     let ack = (numbers, any::<bool>(), steps(flow::MAX_RANGES));
@@ -160,8 +173,8 @@ pub(super) fn put(out: &mut Vec<u8>, head: &Head, body: &Owned) {
     match body {
         Owned::Data { offset, fin, open, data } => {
             let at = out.len();
-            flow::put_data_header(out, head, *offset, *fin, open.as_deref(), data.len());
-            let announced = flow::data_overhead(&head.key, *offset, open.as_deref());
+            flow::put_data_header(out, head, *offset, *fin, opening(open), data.len());
+            let announced = flow::data_overhead(&head.key, *offset, opening(open));
             assert!(out.len() - at <= announced);
             out.extend_from_slice(data);
         }
@@ -184,7 +197,7 @@ pub(super) fn same(body: &Body<'_>, owned: &Owned) -> bool {
         (
             Body::Data { offset, fin, open, data },
             Owned::Data { offset: o, fin: f, open: s, data: d },
-        ) => offset == o && fin == f && *open == s.as_deref() && data == d,
+        ) => offset == o && fin == f && *open == opening(s) && data == d,
         (Body::Ack(ack), Owned::Ack(other)) => ack == other,
         (Body::Reset { code: c, final_size }, Owned::Reset { code: n, final_size: f }) => {
             *c == code(*n) && final_size == f
@@ -261,7 +274,7 @@ fn read_all(bytes: &[u8]) {
         match body {
             Body::Data { offset, open, data, .. } => {
                 assert!(offset + data.len() as u64 <= VARINT_MAX);
-                assert!(open.is_none_or(|s| s.len() <= crate::ids::MAX_NAME_LEN));
+                assert!(open.is_none_or(|open| open.service.len() <= crate::ids::MAX_NAME_LEN));
                 carried += data.len();
             }
             Body::Ack(ack) => {
@@ -447,7 +460,7 @@ proptest! {
                     prop_assert!(same(&read, &frame.1));
                     continue;
                 };
-                prop_assert_eq!((*offset, *open), (o + had as u64, s.as_deref()));
+                prop_assert_eq!((*offset, *open), (o + had as u64, opening(s)));
                 prop_assert_eq!(*data, &d[had..had + data.len()]);
                 let had = had + data.len();
                 prop_assert_eq!(*fin, *f && had == d.len());
@@ -487,6 +500,43 @@ proptest! {
             prop_assert!(same(&read_body, body), "{:?} was {:?}", read_body, body);
         }
         prop_assert_eq!(flow::read(&mut reader), Ok(None));
+    }
+
+    #[test]
+    fn an_opening_that_names_no_client_is_refused(
+        head in head(), open in ("[a-z0-9._-]{1,64}", endpoints()), family: u8,
+        data in vec(any::<u8>(), 0..40), cut in 0.0f64..1.0,
+    ) {
+        let mut raw = Vec::new();
+        let announced = flow::data_overhead(&head.key, 7, opening(&Some(open.clone())));
+        let fixed = flow::data_overhead(&head.key, 7, None);
+        flow::put_data_header(&mut raw, &head, 7, false, opening(&Some(open.clone())), data.len());
+        prop_assert_eq!(announced - fixed, 1 + open.0.len() + open.1.wire_len());
+        let family_at = fixed - 2 + 1 + open.0.len();
+        raw.extend_from_slice(&data);
+        prop_assert!(matches!(flow::read(&mut Reader::new(&raw)), Ok(Some(_))));
+        // Cut anywhere, it is no frame.
+        let short = raw.get(..(raw.len() as f64 * cut) as usize).unwrap_or_default();
+        prop_assert!(short.is_empty() || flow::read(&mut Reader::new(short)).is_err());
+        if family != 4 && family != 6 {
+            raw[family_at] = family;
+            prop_assert!(flow::read(&mut Reader::new(&raw)).is_err());
+        }
+    }
+
+    #[test]
+    fn endpoints_come_back_and_are_of_one_family(client: SocketAddr, local: SocketAddr) {
+        let endpoints = Endpoints::new(client, local);
+        let mut raw = Vec::new();
+        endpoints.put(&mut raw);
+        prop_assert_eq!(raw.len(), endpoints.wire_len());
+        let mut reader = Reader::new(&raw);
+        prop_assert_eq!(Endpoints::read(&mut reader), Ok(endpoints));
+        prop_assert!(reader.is_empty());
+        let canonical = SocketAddr::new(client.ip().to_canonical(), client.port());
+        prop_assert_eq!(endpoints.client(), canonical);
+        let both_v4 = canonical.is_ipv4() && local.ip().to_canonical().is_ipv4();
+        prop_assert_eq!(matches!(endpoints, Endpoints::V4 { .. }), both_v4);
     }
 
     #[test]

@@ -60,11 +60,7 @@ impl Gate {
     /// # Errors
     /// `WouldBlock` if there is none at present. Everything else was dealt with: there may be a next
     /// one, if the gate is still open.
-    pub fn accept(
-        &mut self,
-        listener: &TcpListener,
-        now: Instant,
-    ) -> io::Result<(Arc<TcpStream>, SocketAddr)> {
+    pub fn accept(&mut self, listener: &TcpListener, now: Instant) -> io::Result<Client> {
         let accepted = listener.accept();
         match &accepted {
             Ok((stream, _)) => stream.set_nonblocking(true)?,
@@ -73,7 +69,9 @@ impl Gate {
             Err(e) if is_passing(e) => debug!("accept: {e}"),
             Err(e) => self.close(now, e),
         }
-        accepted.map(|(stream, remote)| (Arc::new(stream), canonical(remote)))
+        let (stream, remote) = accepted?;
+        let local = canonical(stream.local_addr()?);
+        Ok(Client { stream: Arc::new(stream), remote: canonical(remote), local })
     }
 
     /// The id of a connection that was accepted and is watched.
@@ -94,6 +92,17 @@ impl Gate {
             );
         }
     }
+}
+
+/// One that was accepted.
+#[derive(Debug)]
+pub struct Client {
+    /// Its connection.
+    pub stream: Arc<TcpStream>,
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The address that it came to.
+    pub local: SocketAddr,
 }
 
 fn is_passing(e: &io::Error) -> bool {
@@ -135,8 +144,8 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut gate = Gate::default();
         let now = Instant::now();
-        let (stream, remote) = gate.accept(&listener, now).unwrap();
-        assert_eq!(remote, client.local_addr().unwrap());
+        let Client { stream, remote, local } = gate.accept(&listener, now).unwrap();
+        assert_eq!((remote, local), (client.local_addr().unwrap(), client.peer_addr().unwrap()));
         // Nonblocking, or this would wait for ever.
         let error = stream.peek(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);

@@ -9,7 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use entrouter_proto::Config;
 
-use crate::{entropy, glue, logging};
+use crate::connect::ConnectArgs;
+use crate::pop::Connect;
+use crate::{certs, entropy, glue, logging};
 
 /// Exit code for a command line or a configuration that cannot be used.
 const USAGE: u8 = 2;
@@ -39,9 +41,11 @@ enum Command {
     Run(Run),
     Check(Check),
     Genkey(Genkey),
+    Connect(ConnectArgs),
 }
 
 /// run the PoP until SIGTERM or Ctrl-C (again to stop at once); SIGHUP reloads the configuration
+/// and the certificate
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "run")]
 struct Run {
@@ -70,11 +74,16 @@ struct Genkey {}
 
 /// What a shell is asked to run.
 #[derive(Debug)]
-pub struct RunRequest {
-    /// The validated configuration.
-    pub config: Config,
-    /// Its file, for SIGHUP.
-    pub path: PathBuf,
+pub enum Request {
+    /// A PoP.
+    Run {
+        /// The validated configuration.
+        config: Box<Config>,
+        /// Its file, for SIGHUP.
+        path: PathBuf,
+    },
+    /// A connector.
+    Connect(Connect),
 }
 
 /// The whole of a shell's `main`: carries out the command line of the process; `run` runs the
@@ -85,7 +94,7 @@ pub struct RunRequest {
 pub fn main<E: Display>(
     name: &str,
     version: &str,
-    run: impl FnOnce(RunRequest) -> Result<(), E>,
+    run: impl FnOnce(Request) -> Result<(), E>,
 ) -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let Ok(args) = args.into_iter().map(|a| a.into_string()).collect::<Result<Vec<_>, _>>() else {
@@ -116,6 +125,7 @@ pub fn main<E: Display>(
         (None, Some(config)) => run_command(name, config, args.log.as_deref(), run),
         (Some(Command::Check(cmd)), None) => check(name, &cmd.config),
         (Some(Command::Genkey(Genkey {})), None) => genkey(name),
+        (Some(Command::Connect(cmd)), None) => connect_command(name, cmd, args.log, run),
         (Some(_), Some(_)) => {
             eprintln!("{name}: put --config after the command");
             ExitCode::from(USAGE)
@@ -136,7 +146,7 @@ fn run_command<E: Display>(
     name: &str,
     path: PathBuf,
     log: Option<&str>,
-    run: impl FnOnce(RunRequest) -> Result<(), E>,
+    run: impl FnOnce(Request) -> Result<(), E>,
 ) -> ExitCode {
     if let Err(e) = logging::init(log) {
         return fail(name, e, USAGE);
@@ -148,7 +158,26 @@ fn run_command<E: Display>(
     for notice in config.notices() {
         tracing::warn!("{notice}");
     }
-    match run(RunRequest { config, path }) {
+    match run(Request::Run { config: Box::new(config), path }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(name, e, 1),
+    }
+}
+
+fn connect_command<E: Display>(
+    name: &str,
+    mut cmd: ConnectArgs,
+    log: Option<String>,
+    run: impl FnOnce(Request) -> Result<(), E>,
+) -> ExitCode {
+    if let Err(e) = logging::init(cmd.log.take().or(log).as_deref()) {
+        return fail(name, e, USAGE);
+    }
+    let connect = match cmd.resolve() {
+        Ok(connect) => connect,
+        Err(e) => return fail(name, e, USAGE),
+    };
+    match run(Request::Connect(connect)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(name, e, 1),
     }
@@ -159,9 +188,20 @@ fn check(name: &str, path: &Path) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(name, e, USAGE),
     };
+    // One that would be made at start is not made here.
+    let identity = match config.listen.tls.as_ref().map(certs::load).transpose() {
+        Ok(identity) => identity,
+        Err(e) => return fail(name, e, USAGE),
+    };
     println!("{}", config.summary().trim_end());
     for notice in config.notices() {
         println!("note: {notice}");
+    }
+    if let Some(identity) = identity {
+        println!("note: certificate {}", certs::print(&identity));
+        if let Some(remark) = certs::remark(&identity, entropy::unix_now()) {
+            println!("note: {remark}");
+        }
     }
     ExitCode::SUCCESS
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
-use entrouter_proto::{ConnId, Node, TcpEvent};
+use entrouter_proto::{ConnId, TcpEvent};
 use tracing::debug;
 
+use crate::core::Core;
 use crate::sockets;
 
 /// Read at once from one connection: the size of a loop's buffer for [`Conn::read`].
@@ -106,17 +107,17 @@ impl Conn {
     }
 
     /// Something happened to the socket.
-    pub fn ready(&mut self, what: Readiness, node: &mut Node, now: Instant) -> Step {
+    pub fn ready(&mut self, what: Readiness, core: &mut Core, now: Instant) -> Step {
         if what.broken {
             // A reset must be noticed even if nothing may be read and nothing is to be written.
             if let Ok(Some(e)) = self.stream.take_error() {
-                return self.reset(&e, node, now);
+                return self.reset(&e, core, now);
             }
         }
         self.readable |= what.readable || what.end;
         self.end_seen |= what.end;
         self.writable |= what.writable;
-        if self.grant == 0 { self.look(node, now) } else { Step::Idle }
+        if self.grant == 0 { self.look(core, now) } else { Step::Idle }
     }
 
     /// [`Action::GrantRead`](entrouter_proto::Action::GrantRead).
@@ -155,13 +156,13 @@ impl Conn {
     }
 
     /// Reads once, into `buf`, what is granted.
-    pub fn read(&mut self, buf: &mut [u8], node: &mut Node, now: Instant) -> Step {
+    pub fn read(&mut self, buf: &mut [u8], core: &mut Core, now: Instant) -> Step {
         if !self.wants_read() {
             return Step::Idle;
         }
         let most = buf.len().min(self.grant);
         match (&*self.stream).read(&mut buf[..most]) {
-            Ok(0) => self.end(node, now),
+            Ok(0) => self.end(core, now),
             Ok(n) => {
                 self.grant -= n;
                 // A short read has emptied the socket. What comes after it makes a new event,
@@ -169,49 +170,49 @@ impl Conn {
                 if n < most && !self.end_seen {
                     self.readable = false;
                 }
-                node.handle_tcp(now, TcpEvent::Received { conn: self.id, data: &buf[..n] });
+                core.handle_tcp(now, TcpEvent::Received { conn: self.id, data: &buf[..n] });
                 if self.grant == 0 {
-                    return self.look(node, now);
+                    return self.look(core, now);
                 }
                 if self.wants_read() { Step::More } else { Step::Idle }
             }
-            Err(e) => self.read_error(&e, node, now),
+            Err(e) => self.read_error(&e, core, now),
         }
     }
 
     /// With no grant: whether the end, or a reset, is next.
-    fn look(&mut self, node: &mut Node, now: Instant) -> Step {
+    fn look(&mut self, core: &mut Core, now: Instant) -> Step {
         if !self.readable || self.eof || !self.end_seen {
             return Step::Idle;
         }
         match self.stream.peek(&mut [0]) {
-            Ok(0) => self.end(node, now),
+            Ok(0) => self.end(core, now),
             Ok(_) => Step::Idle,
-            Err(e) => self.read_error(&e, node, now),
+            Err(e) => self.read_error(&e, core, now),
         }
     }
 
-    fn read_error(&mut self, e: &io::Error, node: &mut Node, now: Instant) -> Step {
+    fn read_error(&mut self, e: &io::Error, core: &mut Core, now: Instant) -> Step {
         match e.kind() {
             io::ErrorKind::WouldBlock => {
                 self.readable = false;
                 Step::Idle
             }
             io::ErrorKind::Interrupted => Step::More,
-            _ => self.reset(e, node, now),
+            _ => self.reset(e, core, now),
         }
     }
 
-    fn end(&mut self, node: &mut Node, now: Instant) -> Step {
+    fn end(&mut self, core: &mut Core, now: Instant) -> Step {
         self.eof = true;
         self.readable = false;
-        node.handle_tcp(now, TcpEvent::Eof { conn: self.id });
+        core.handle_tcp(now, TcpEvent::Eof { conn: self.id });
         self.finish()
     }
 
-    fn reset(&mut self, e: &io::Error, node: &mut Node, now: Instant) -> Step {
+    fn reset(&mut self, e: &io::Error, core: &mut Core, now: Instant) -> Step {
         debug!("{:?}: {e}", self.id);
-        node.handle_tcp(now, TcpEvent::Reset { conn: self.id });
+        core.handle_tcp(now, TcpEvent::Reset { conn: self.id });
         Step::Over
     }
 
@@ -230,7 +231,7 @@ impl Conn {
     }
 
     /// Writes what is queued, as far as the socket takes it and the turn allows.
-    pub fn flush(&mut self, node: &mut Node, now: Instant) -> Step {
+    pub fn flush(&mut self, core: &mut Core, now: Instant) -> Step {
         let mut written = 0;
         let mut error = None;
         while self.writable && !self.writes.is_empty() && written < WRITE_BUDGET {
@@ -254,7 +255,7 @@ impl Conn {
             }
         }
         if written > 0 {
-            node.handle_tcp(now, TcpEvent::Written { conn: self.id, bytes: written });
+            core.handle_tcp(now, TcpEvent::Written { conn: self.id, bytes: written });
         }
         if error.is_none() && self.writes.is_empty() && self.shutdown == Shutdown::Wanted {
             match self.stream.shutdown(std::net::Shutdown::Write) {
@@ -263,7 +264,7 @@ impl Conn {
             }
         }
         match error {
-            Some(e) => self.reset(&e, node, now),
+            Some(e) => self.reset(&e, core, now),
             None if self.wants_write() => Step::More,
             None => self.finish(),
         }

@@ -7,10 +7,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use entrouter_proto::{Ecn, Node, SocketId, Transmit};
+use entrouter_proto::{Ecn, SocketId, Transmit};
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSocketState};
 use tracing::{debug, warn};
 
+use crate::core::Core;
 use crate::ratelimit::{RateLimit, Suppressed};
 use crate::sockets::canonical;
 
@@ -20,7 +21,7 @@ const RECV_BUFFER: usize = 64 << 10;
 /// Datagrams asked of the core at a time. More would save little and make a burst on the wire.
 const SEGMENTS: usize = 32;
 
-/// Calls to [`Node::poll_transmit`] in a turn of the loop.
+/// Calls to [`Core::poll_transmit`] in a turn of the loop.
 const BATCHES: usize = 64;
 
 /// The longest UDP payload over IPv4; a GSO batch is one payload until the kernel cuts it.
@@ -33,7 +34,7 @@ const MAX_SOURCES: usize = 1024;
 pub struct Datagrams {
     id: SocketId,
     /// The configuration's key, for complaints.
-    key: &'static str,
+    key: String,
     socket: Arc<UdpSocket>,
     state: UdpSocketState,
     /// IPv4 peers appear as `::ffff:a.b.c.d` on a dual-stack socket, but not in the core.
@@ -57,12 +58,12 @@ impl Datagrams {
     ///
     /// # Errors
     /// If the kernel refuses socket options.
-    pub fn new(id: SocketId, key: &'static str, socket: UdpSocket) -> io::Result<Self> {
+    pub fn new(id: SocketId, key: &str, socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let local = socket.local_addr()?;
         Ok(Self {
             id,
-            key,
+            key: key.to_owned(),
             socket: Arc::new(socket),
             state,
             is_v6: local.is_ipv6(),
@@ -81,7 +82,7 @@ impl Datagrams {
     /// Reads one batch into the core. `false` if there was none: the next datagram to arrive makes
     /// the socket readable anew.
     #[must_use]
-    pub fn receive(&mut self, node: &mut Node, now: Instant) -> bool {
+    pub fn receive(&mut self, core: &mut Core, now: Instant) -> bool {
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
         let count = {
             let mut chunks = self.recv.chunks_exact_mut(RECV_BUFFER);
@@ -123,7 +124,7 @@ impl Datagrams {
                 EcnCodepoint::Ce => Ecn::Ce,
             });
             let bytes = &mut buf[..meta.len];
-            node.handle_datagram(now, self.id, remote, ecn, meta.stride, bytes);
+            core.handle_datagram(now, self.id, remote, ecn, meta.stride, bytes);
         }
         true
     }
@@ -254,7 +255,7 @@ impl Default for Outbox {
 
 impl Outbox {
     /// Sends what the core has to send by `sockets`, each at the place of its [`SocketId`].
-    pub fn transmit(&mut self, sockets: &mut [Datagrams], node: &mut Node, now: Instant) -> Sent {
+    pub fn transmit(&mut self, sockets: &mut [Datagrams], core: &mut Core, now: Instant) -> Sent {
         // How many datagrams make a batch is asked before it is known from where it leaves.
         let gso = sockets.iter().map(|s| s.state.max_gso_segments()).min().unwrap_or(1);
         for _ in 0..BATCHES {
@@ -262,7 +263,7 @@ impl Outbox {
                 Some(batch) => batch,
                 None => {
                     self.buf.clear();
-                    match node.poll_transmit(now, gso.min(SEGMENTS), &mut self.buf) {
+                    match core.poll_transmit(now, gso.min(SEGMENTS), &mut self.buf) {
                         Some(transmit) => Batch { transmit, sent: 0 },
                         None => return Sent::All,
                     }

@@ -40,12 +40,20 @@ pub fn load_config(path: &Path) -> Result<Config, ConfigError> {
     parse_config(&path.display().to_string(), &text)
 }
 
-/// Whether a reloaded configuration names sockets or secrets that are only taken up at start.
+/// Whether a reloaded configuration names sockets or secrets that are only taken up at start. The
+/// certificate may come from other files, but whether there is one decides what the sockets speak.
 #[must_use]
 pub fn needs_restart(old: &Config, new: &Config) -> bool {
     let fixed = |c: &Config| {
         let l = &c.listen;
-        (l.relay_addr, l.tcp_addr, l.quic_addr, l.admin_addr, l.admin_token.clone(), l.tls.clone())
+        (
+            l.relay_addr,
+            l.tcp_addr,
+            l.quic_addr,
+            l.admin_addr,
+            l.admin_token.clone(),
+            l.tls.is_some(),
+        )
     };
     fixed(old) != fixed(new) || old.edges != new.edges
 }

@@ -10,6 +10,7 @@
 //! | [`datagrams`] | UDP sockets: batches in, batches out |
 //! | [`accept`], [`dial`], [`conn`] | TCP connections: to come, to be made, to last and to end well |
 //! | [`hangups`] | ends and resets of connections that are not read |
+//! | [`certs`] | the certificate of the TLS and QUIC edges, and its reloading |
 //! | [`names`] | names of peers and origins |
 //! | [`life`] | draining, stopping, reloading, telling the status |
 //! | [`pace`] | until when to wait |
@@ -21,8 +22,11 @@
 
 pub mod accept;
 pub mod admin;
+pub mod certs;
 pub mod cli;
 pub mod conn;
+pub mod connect;
+pub mod core;
 pub mod datagrams;
 pub mod dial;
 pub mod entropy;
@@ -38,6 +42,7 @@ pub mod resolve;
 pub mod signals;
 pub mod sockets;
 pub mod status_cell;
+pub mod tickets;
 pub mod timer;
 
 use std::sync::Arc;

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use entrouter_proto::Config;
 use entrouter_proto::status::Status;
-use entrouter_proto::{Config, Node};
 use tracing::{error, info, warn};
 
 use crate::Wake;
-use crate::glue;
+use crate::certs::{self, Watch};
+use crate::core::Core;
 use crate::signals::Signals;
 use crate::status_cell::{StatusCell, Wanted};
+use crate::tickets::TicketFile;
+use crate::{entropy, glue};
 
 /// A second SIGTERM or Ctrl-C within this time is the first one: `timeout(1)` and some supervisors
 /// signal a process and then its group.
@@ -86,9 +89,16 @@ pub struct Asked {
 /// A loop's part in what happens to the PoP as a whole.
 #[derive(Debug)]
 pub struct Life {
-    config: Config,
+    /// A PoP's; a connector has none.
+    config: Option<Config>,
+    /// What its sockets were bound by.
+    started: Option<Config>,
+    /// A PoP's whose certificate has files.
+    certs: Option<Watch>,
     /// Where `config` came from.
     file: Option<PathBuf>,
+    /// A connector's.
+    tickets: Option<TicketFile>,
     signals: Option<Signals>,
     control: Arc<Control>,
     /// When draining began.
@@ -98,13 +108,33 @@ pub struct Life {
 }
 
 impl Life {
-    pub(crate) fn new(
+    pub(crate) fn new(signals: Option<Signals>, control: Arc<Control>) -> Self {
+        Self {
+            config: None,
+            started: None,
+            certs: None,
+            file: None,
+            tickets: None,
+            signals,
+            control,
+            draining: None,
+            drained: None,
+        }
+    }
+
+    /// Of a PoP with this configuration, and with files that its certificate comes from.
+    pub(crate) fn with_config(
+        self,
         config: Config,
         file: Option<PathBuf>,
-        signals: Option<Signals>,
-        control: Arc<Control>,
+        certs: Option<Watch>,
     ) -> Self {
-        Self { config, file, signals, control, draining: None, drained: None }
+        Self { started: Some(config.clone()), config: Some(config), certs, file, ..self }
+    }
+
+    /// Of a connector that keeps its tickets here.
+    pub(crate) fn with_tickets(self, tickets: Option<TicketFile>) -> Self {
+        Self { tickets, ..self }
     }
 
     /// The descriptors to wait for, if signals are watched.
@@ -114,14 +144,14 @@ impl Life {
     }
 
     /// [`Signals::end_fd`] is readable: drain, and when it comes again, stop.
-    pub fn end_signal(&mut self, node: &mut Node, now: Instant) {
+    pub fn end_signal(&mut self, core: &mut Core, now: Instant) {
         if !self.signals.as_mut().is_some_and(Signals::take_end) {
             return;
         }
         match self.draining {
             None => {
                 info!("draining: no more connections are accepted; signal again to stop at once");
-                self.drain(node, now);
+                self.drain(core, now);
             }
             Some(since) if now.saturating_duration_since(since) < SAME_SIGNAL => {}
             Some(_) => {
@@ -131,30 +161,51 @@ impl Life {
         }
     }
 
-    /// [`Signals::reload_fd`] is readable: take up the configuration as it is now in its file.
-    pub fn reload_signal(&mut self, node: &mut Node, now: Instant) {
+    /// [`Signals::reload_fd`] is readable: take up the configuration as it is now in its file, and the
+    /// certificate. Of a configuration that cannot be used no certificate is taken, but the old one's
+    /// may be new.
+    pub fn reload_signal(&mut self, core: &mut Core, now: Instant) {
         if self.signals.as_mut().is_some_and(Signals::take_reload) {
-            self.reload(node, now);
+            self.reload(core, now);
+            if let Some(certs) = &self.certs {
+                certs.reload(self.config.as_ref().and_then(|config| config.listen.tls.clone()));
+            }
         }
     }
 
     /// To be called at the beginning of each turn, so that a status asked for after
     /// [`Handle::drain`] shows its effect.
-    pub fn look(&mut self, node: &mut Node, now: Instant) -> Asked {
+    pub fn look(&mut self, core: &mut Core, now: Instant) -> Asked {
         let asked = Asked {
             status: self.control.status.wanted(),
             stop: self.control.stop.load(Ordering::Acquire),
         };
         if !asked.stop && self.control.drain.load(Ordering::Acquire) {
-            self.drain(node, now);
+            self.drain(core, now);
+        }
+        if let Some(identity) = self.certs.as_ref().and_then(Watch::take)
+            && let Core::Pop(node) = core
+        {
+            node.set_identity(now, &identity);
+            info!("certificate reloaded, {}", certs::print(&identity));
+            if let Some(remark) = certs::remark(&identity, entropy::unix_now()) {
+                warn!("{remark}");
+            }
         }
         asked
     }
 
     /// To be called at the end of each turn.
-    pub fn publish(&self, asked: Asked, node: &Node, now: Instant) {
-        if let Some(wanted) = asked.status {
-            self.control.status.publish(wanted, node.status(now));
+    pub fn publish(&mut self, asked: Asked, core: &mut Core, now: Instant) {
+        if let Some(wanted) = asked.status
+            && let Some(status) = core.status(now)
+        {
+            self.control.status.publish(wanted, status);
+        }
+        if let Some(new) = core.tickets_to_keep()
+            && let Some(file) = &mut self.tickets
+        {
+            file.write(&new);
         }
     }
 
@@ -173,15 +224,17 @@ impl Life {
         over
     }
 
-    fn drain(&mut self, node: &mut Node, now: Instant) {
+    fn drain(&mut self, core: &mut Core, now: Instant) {
         if self.draining.is_none() {
             self.draining = Some(now);
-            node.drain(now);
+            core.drain(now);
         }
     }
 
-    fn reload(&mut self, node: &mut Node, now: Instant) {
-        let Some(path) = &self.file else { return };
+    fn reload(&mut self, core: &mut Core, now: Instant) {
+        let (Core::Pop(node), Some(started), Some(path)) = (core, &self.started, &self.file) else {
+            return info!("there is no configuration to reload");
+        };
         let config = match glue::load_config(path) {
             Ok(config) => config,
             Err(e) => {
@@ -195,12 +248,12 @@ impl Life {
         for notice in config.notices() {
             warn!("{notice}");
         }
-        if glue::needs_restart(&self.config, &config) {
+        if glue::needs_restart(started, &config) {
             warn!("changes of [listen] and [[edge]] take effect only after a restart");
         }
         match node.reconfigure(now, config.clone()) {
             Ok(()) => {
-                self.config = config;
+                self.config = Some(config);
                 info!("configuration reloaded");
             }
             Err(e) => error!("{e}; the old configuration stays"),

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use entrouter_proto::config::HostPort;
-use entrouter_proto::{ConnId, Node, PeerId, TcpEvent};
+use entrouter_proto::{ConnId, PeerId, TcpEvent};
 use tracing::warn;
 
 use crate::Wake;
+use crate::core::Core;
 use crate::ratelimit::{RateLimit, Suppressed};
 use crate::resolve::{Answer, Resolver};
 
@@ -39,11 +40,11 @@ impl Names {
     }
 
     /// [`Action::Resolve`](entrouter_proto::Action::Resolve).
-    pub fn resolve_peer(&mut self, peer: PeerId, target: HostPort, node: &mut Node, now: Instant) {
+    pub fn resolve_peer(&mut self, peer: PeerId, target: HostPort, core: &mut Core, now: Instant) {
         if let Some(addr) = target.literal() {
-            node.handle_resolved(now, peer, &[addr]);
+            core.handle_resolved(now, peer, &[addr]);
         } else if let Err(e) = self.resolver.request(Ask::Peer(peer), target) {
-            self.peer_resolved(peer, Err(io::Error::other(e)), node, now);
+            self.peer_resolved(peer, Err(io::Error::other(e)), core, now);
         }
     }
 
@@ -61,29 +62,36 @@ impl Names {
 
     /// The next answer for an origin; the connection may be gone meanwhile. Those for peers go
     /// straight to the core.
-    pub fn answer(&mut self, node: &mut Node, now: Instant) -> Option<(ConnId, Answer)> {
+    pub fn answer(&mut self, core: &mut Core, now: Instant) -> Option<(ConnId, Answer)> {
         loop {
             match self.resolver.poll()? {
                 (Ask::Origin(conn), answer) => return Some((conn, answer)),
-                (Ask::Peer(peer), answer) => self.peer_resolved(peer, answer, node, now),
+                (Ask::Peer(peer), answer) => self.peer_resolved(peer, answer, core, now),
             }
         }
     }
 
-    fn peer_resolved(&mut self, peer: PeerId, answer: Answer, node: &mut Node, now: Instant) {
+    fn peer_resolved(&mut self, peer: PeerId, answer: Answer, core: &mut Core, now: Instant) {
         let usable = answer.and_then(|mut addrs: Vec<SocketAddr>| {
             addrs.retain(|addr| addr.is_ipv4() || !self.ipv4_peers);
             let none = || io::Error::other("it has no IPv4 address, and listen.relay_addr is IPv4");
             if addrs.is_empty() { Err(none()) } else { Ok(addrs) }
         });
         match usable {
-            Ok(addrs) => node.handle_resolved(now, peer, &addrs),
+            Ok(addrs) => core.handle_resolved(now, peer, &addrs),
             Err(e) => {
                 if let Some(n) = self.complaints.hit(now, format!("peer {}", peer.0)) {
-                    warn!("peers[{}].addr cannot be resolved: {e}{}", peer.0, Suppressed(n));
+                    match core {
+                        Core::Pop(_) => {
+                            warn!("peers[{}].addr cannot be resolved: {e}{}", peer.0, Suppressed(n))
+                        }
+                        Core::Connector(_) => {
+                            warn!("the edge cannot be resolved: {e}{}", Suppressed(n));
+                        }
+                    }
                 }
                 // The core tries again when it sees fit.
-                node.handle_resolved(now, peer, &[]);
+                core.handle_resolved(now, peer, &[]);
             }
         }
     }
@@ -94,13 +102,13 @@ impl Names {
         conn: ConnId,
         target: &HostPort,
         e: &dyn Display,
-        node: &mut Node,
+        core: &mut Core,
         now: Instant,
     ) {
         let target = target.to_string();
         if let Some(n) = self.complaints.hit(now, target.clone()) {
             warn!("origin {target} cannot be reached: {e}{}", Suppressed(n));
         }
-        node.handle_tcp(now, TcpEvent::ConnectFailed { conn });
+        core.handle_tcp(now, TcpEvent::ConnectFailed { conn });
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use entrouter_proto::{Node, TimerReason};
+use entrouter_proto::TimerReason;
+
+use crate::core::Core;
 
 /// Rounds of actions in a turn: what is done may make the core ask for more.
 pub const ROUNDS: usize = 4;
@@ -18,8 +20,8 @@ const IDLE_TURNS: u32 = 64;
 pub const BLOCKED_TICK: Duration = Duration::from_millis(1);
 
 /// When the core is to be called next. `blocked` is whether a UDP socket is full.
-pub fn deadline(node: &mut Node, blocked: bool, now: Instant) -> Option<Instant> {
-    match node.poll_timeout() {
+pub fn deadline(core: &mut Core, blocked: bool, now: Instant) -> Option<Instant> {
+    match core.poll_timeout() {
         Some((_, TimerReason::Output)) if blocked => Some(now + BLOCKED_TICK),
         due => due.map(|(at, _)| at),
     }

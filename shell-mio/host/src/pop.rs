@@ -8,12 +8,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use entrouter_proto::{Config, Node, NodeError, SocketId};
+use entrouter_proto::config::{Edge, EdgeProto};
+use entrouter_proto::connect::{ConnectError, Connector, Wish};
+use entrouter_proto::{Config, Listener, Node, NodeError, SocketId};
 use tracing::{info, warn};
 
 use crate::Wake;
 use crate::admin::{AdminError, AdminServer};
-use crate::cli;
+use crate::certs::{self, CertError};
+use crate::cli::{self, Request};
+use crate::core::Core;
 use crate::datagrams::Datagrams;
 use crate::entropy::{self, EntropyError};
 use crate::glue;
@@ -22,6 +26,7 @@ use crate::names::Names;
 use crate::signals::{SignalError, Signals};
 use crate::sockets::{self, BindError};
 use crate::status_cell::StatusCell;
+use crate::tickets::TicketFile;
 use crate::timer::{PreciseTimer, TimerError};
 
 pub use crate::life::Handle;
@@ -29,11 +34,22 @@ pub use crate::life::Handle;
 /// What the configuration does not say.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where the configuration came from; without it SIGHUP reloads nothing.
+    /// Where the configuration came from; without it SIGHUP reloads only the certificate.
     pub config_file: Option<PathBuf>,
     /// Whether to watch this process' signals: SIGTERM and SIGINT drain, and stop when they come
-    /// again; SIGHUP reloads the configuration. For a binary, not for a library.
+    /// again; SIGHUP reloads the configuration and the certificate. For a binary, not for a library.
     pub signals: bool,
+}
+
+/// What a connector is to do.
+#[derive(Debug)]
+pub struct Connect {
+    /// To which edge, whom to trust. Its tickets are read from `tickets`.
+    pub wish: Wish,
+    /// Where programs connect.
+    pub listen: SocketAddr,
+    /// Where tickets are kept; without it they end with the process.
+    pub tickets: Option<TicketFile>,
 }
 
 /// Why a PoP could not start.
@@ -48,6 +64,12 @@ pub enum StartError {
     /// The core refused the configuration.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The core refused what a connector is to do.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Cert(#[from] CertError),
     /// No random bytes.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -99,8 +121,14 @@ pub trait EventLoop: Sized {
 /// The whole of a shell's `main`: carries out the command line of the process, by the loop `L`.
 pub fn main<L: EventLoop>(name: &str, version: &str) -> ExitCode {
     cli::main(name, version, |request| {
-        let options = Options { config_file: Some(request.path), signals: true };
-        Shell::<L>::bind(request.config, options)?.run()?;
+        let shell = match request {
+            Request::Run { config, path } => {
+                let options = Options { config_file: Some(path), signals: true };
+                Shell::<L>::bind(*config, options)?
+            }
+            Request::Connect(connect) => Shell::<L>::connect(connect, true)?,
+        };
+        shell.run()?;
         Ok::<(), Box<dyn std::error::Error>>(())
     })
 }
@@ -109,7 +137,7 @@ pub fn main<L: EventLoop>(name: &str, version: &str) -> ExitCode {
 #[derive(Debug)]
 pub struct Parts {
     /// The core.
-    pub node: Node,
+    pub core: Core,
     /// Draining, stopping, reloading, status; with the signals to watch.
     pub life: Life,
     /// The UDP sockets, each at the place of its [`SocketId`].
@@ -123,13 +151,14 @@ pub struct Parts {
     pub timer: PreciseTimer,
 }
 
-/// A PoP whose sockets are bound and that does not run yet.
+/// A PoP, or a connector, whose sockets are bound and that does not run yet.
 #[derive(Debug)]
 pub struct Shell<L> {
     event_loop: L,
     handle: Handle,
     relay_addr: SocketAddr,
     tcp_addrs: Vec<SocketAddr>,
+    quic_addrs: Vec<SocketAddr>,
     /// Dropped, and with it the port, when the loop has ended.
     admin: Option<AdminServer>,
 }
@@ -141,21 +170,31 @@ impl<L: EventLoop> Shell<L> {
     /// [`StartError`], naming the configuration's key and the remedy where there is one.
     pub fn bind(config: Config, options: Options) -> Result<Self, StartError> {
         let now = Instant::now();
-        let node = Node::new(config.clone(), entropy::seed()?, now, entropy::unix_now())?;
+        let unix = entropy::unix_now();
+        let mut node = Node::new(config.clone(), entropy::seed()?, now, unix)?;
         let (setup, wake) = L::prepare()?;
         let control = Control::new(Arc::clone(&wake));
+        let (identity, certs) = certs::of(&config, &wake)?;
 
-        let (relay, small) = sockets::udp("listen.relay_addr", config.listen.relay_addr)?;
-        for buffer in small {
-            warn!("{buffer}");
-        }
-        let relay_addr = relay.local_addr()?;
-        let udp = vec![Datagrams::new(SocketId(0), "listen.relay_addr", relay)?];
-
+        let mut udp = Vec::new();
+        let mut open_udp = |key: &str, addr| {
+            let (socket, small) = sockets::udp(key, addr)?;
+            for buffer in small.into_iter().filter(|_| udp.is_empty()) {
+                warn!("{buffer}");
+            }
+            let addr = socket.local_addr()?;
+            udp.push(Datagrams::new(SocketId(udp.len()), key, socket)?);
+            Ok::<_, StartError>(addr)
+        };
+        let relay_addr = open_udp("listen.relay_addr", config.listen.relay_addr)?;
+        let quic_addrs = node
+            .quic_listeners()
+            .iter()
+            .map(|listener| open_udp(&key_of(&config, listener), listener.addr))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut listeners = Vec::new();
-        let keys = listener_keys(&config, node.listeners());
-        for (listener, key) in node.listeners().iter().zip(keys) {
-            listeners.push(sockets::tcp_listener(&key, listener.addr)?);
+        for listener in node.listeners() {
+            listeners.push(sockets::tcp_listener(&key_of(&config, listener), listener.addr)?);
         }
         let tcp_addrs =
             listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
@@ -170,17 +209,66 @@ impl<L: EventLoop> Shell<L> {
             None => None,
         };
 
+        if let Some(identity) = &identity {
+            node.set_identity(now, identity);
+            info!("certificate {}", certs::print(identity));
+            if let Some(remark) = certs::remark(identity, unix) {
+                warn!("{remark}");
+            }
+        }
         info!("listening on udp {relay_addr} (relay)");
         for (n, addr) in tcp_addrs.iter().enumerate() {
             info!("listening on tcp {addr} (listener {n})");
         }
+        for (n, addr) in quic_addrs.iter().enumerate() {
+            info!("listening on udp {addr} (quic listener {n})");
+        }
         if let Some(admin) = &admin {
             info!("listening on http {} (admin)", admin.addr());
         }
-        let life = Life::new(config, options.config_file, signals, Arc::clone(&control));
-        let timer = PreciseTimer::new()?;
-        let event_loop = L::new(setup, Parts { node, life, udp, listeners, names, timer })?;
-        Ok(Self { event_loop, handle: Handle { control }, relay_addr, tcp_addrs, admin })
+        let life = Life::new(signals, Arc::clone(&control)).with_config(
+            config,
+            options.config_file,
+            certs,
+        );
+        let (core, timer) = (Core::Pop(Box::new(node)), PreciseTimer::new()?);
+        let event_loop = L::new(setup, Parts { core, life, udp, listeners, names, timer })?;
+        let handle = Handle { control };
+        Ok(Self { event_loop, handle, relay_addr, tcp_addrs, quic_addrs, admin })
+    }
+
+    /// Binds the sockets of a connector: one for programs, one for the edge.
+    ///
+    /// # Errors
+    /// [`StartError`], naming the option and the remedy where there is one.
+    pub fn connect(connect: Connect, signals: bool) -> Result<Self, StartError> {
+        let (now, unix) = (Instant::now(), entropy::unix_now());
+        let Connect { mut wish, listen, tickets } = connect;
+        wish.tickets = tickets.as_ref().and_then(TicketFile::read);
+        let edge = wish.edge.to_string();
+        let connector = Connector::new(wish, entropy::seed()?, now, unix)?;
+        let (setup, wake) = L::prepare()?;
+        let control = Control::new(Arc::clone(&wake));
+        // Both kinds of addresses, if this machine has both.
+        let any = [SocketAddr::from(([0u16; 8], 0)), SocketAddr::from(([0u8; 4], 0))];
+        let (socket, _) = sockets::udp("(to the edge)", any[0])
+            .or_else(|_| sockets::udp("(to the edge)", any[1]))?;
+        let relay_addr = socket.local_addr()?;
+        let udp = vec![Datagrams::new(SocketId(0), "(to the edge)", socket)?];
+        let listener = sockets::tcp_listener("--listen", listen)?;
+        let tcp_addrs = vec![listener.local_addr()?];
+        let names = Names::new(wake, relay_addr.is_ipv4())?;
+        let signals = if signals { Some(Signals::install()?) } else { None };
+        for addr in &tcp_addrs {
+            info!("listening on tcp {addr} (to {edge})");
+        }
+        let life = Life::new(signals, Arc::clone(&control)).with_tickets(tickets);
+        let (core, timer) = (Core::Connector(Box::new(connector)), PreciseTimer::new()?);
+        let listeners = vec![listener];
+        let event_loop = L::new(setup, Parts { core, life, udp, listeners, names, timer })?;
+        let handle = Handle { control };
+        let quic_addrs = Vec::new();
+        Ok(Self { event_loop, handle, relay_addr, tcp_addrs, quic_addrs, admin: None })
     }
 
     /// Steers the PoP from any thread.
@@ -199,6 +287,12 @@ impl<L: EventLoop> Shell<L> {
     #[must_use]
     pub fn tcp_addrs(&self) -> Vec<SocketAddr> {
         self.tcp_addrs.clone()
+    }
+
+    /// Where QUIC clients are awaited, in the order of [`Node::quic_listeners`].
+    #[must_use]
+    pub fn quic_addrs(&self) -> Vec<SocketAddr> {
+        self.quic_addrs.clone()
     }
 
     /// Where the admin API is bound.
@@ -226,21 +320,16 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
-/// Which key of the configuration asked for each listener.
-fn listener_keys(config: &Config, listeners: &[entrouter_proto::Listener]) -> Vec<String> {
-    // `tcp_addr` comes first if it is served; the others are `[[edge]]`s, in their order.
-    let mut edges = config.edges.iter().enumerate();
-    let mut tcp_addr = config.listen.tcp_addr;
-    listeners
-        .iter()
-        .map(|listener| {
-            if tcp_addr.take() == Some(listener.addr) {
-                return "listen.tcp_addr".to_owned();
-            }
-            match edges.find(|(_, edge)| edge.listen == listener.addr) {
-                Some((n, _)) => format!("edge[{n}].listen"),
-                None => "listener".to_owned(),
-            }
-        })
-        .collect()
+/// Which key of the configuration asked for a listener.
+fn key_of(config: &Config, listener: &Listener) -> String {
+    let quic = listener.proto == EdgeProto::Quic;
+    let (name, first) = match quic {
+        true => ("listen.quic_addr", config.listen.quic_addr),
+        false => ("listen.tcp_addr", config.listen.tcp_addr),
+    };
+    let is_it = |edge: &Edge| edge.listen == listener.addr && edge.proto == listener.proto;
+    match config.edges.iter().position(is_it) {
+        Some(n) if first != Some(listener.addr) => format!("edge[{n}].listen"),
+        _ => name.to_owned(),
+    }
 }

@@ -4,6 +4,7 @@
 //! network heals, and within a bounded time every connection that has no excuse completes, every other
 //! one ends, nothing is left of them, every node has a path to every other one, and the mesh goes quiet.
 
+mod connectors;
 mod draws;
 mod faults;
 mod run;

@@ -51,7 +51,8 @@ pub fn run(sample: &Sample, trace: Trace) -> Result<Outcome, RunError> {
 
 fn set_up(sample: &Sample, trace: Trace) -> Result<Engine, RunError> {
     let ends: Vec<_> = sample.links.iter().map(|link| link.ends).collect();
-    let configs = mesh::configs(sample.seed, &sample.pops, &ends, &sample.workloads)?;
+    let configs =
+        mesh::configs(sample.seed, &sample.pops, &sample.connectors, &ends, &sample.workloads)?;
     let mut engine = Engine::new(sample.seed, trace);
     for (nth, config) in configs.into_iter().enumerate() {
         let host = HostId(nth);
@@ -59,6 +60,8 @@ fn set_up(sample: &Sample, trace: Trace) -> Result<Engine, RunError> {
         let (name, addr) = (config.node_id.to_string(), mesh::addr(host));
         engine.add_host(&name, addr, nat, sample.clocks[nth], mesh::node(config))?;
     }
+    let (pops, connectors) = (sample.pops.len(), &sample.connectors);
+    mesh::add_connectors(&mut engine, pops, connectors, &sample.workloads, &[])?;
     for link in &sample.links {
         engine.add_link(link.ends, &link.forth, &link.back)?;
     }
@@ -142,7 +145,8 @@ fn most_when_idle(sample: &Sample) -> u64 {
 /// What a node has that it should not have any more, or lacks.
 fn leftovers(sample: &Sample, host: HostId, status: &Status, failures: &mut Vec<String>) {
     let name = &sample.pops[host.0].name;
-    let peers = sample.links.iter().filter(|l| l.ends.0 == host || l.ends.1 == host).count();
+    let links = &sample.links[..sample.links.len() - sample.connectors.len()];
+    let peers = links.iter().filter(|l| l.ends.0 == host || l.ends.1 == host).count();
     if status.peers_up != peers {
         failures.push(format!("{name} has {} of {peers} peers up", status.peers_up));
     }

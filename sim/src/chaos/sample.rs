@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::connectors::beside;
 use super::draws::Draws;
 use super::faults::Faults;
 use super::shape::links;
 use crate::engine::{Fault, HostId};
 use crate::link::LinkConfig;
-use crate::mesh::Pop;
+use crate::mesh::{Connector, Pop};
 use crate::seed::Seed;
 use crate::traffic::{Amount, Arrivals, Habits, Kind, Plan, Workload};
 
@@ -41,6 +42,8 @@ pub struct Sample {
     pub mobile: Option<HostId>,
     /// Whether it is behind a NAT.
     pub nat: bool,
+    /// Hosts beside the mesh; each has a link and a workload, the last of them.
+    pub connectors: Vec<Connector>,
     /// Ends, and both directions.
     pub links: Vec<Connected>,
     /// The traffic.
@@ -92,10 +95,15 @@ impl Sample {
         let clocks = (0..count)
             .map(|_| draws.pick(&[0, 0, 1, -1]) * draws.millis(1, 90_000).as_nanos() as i64)
             .collect();
-        let links = links(seed, count);
-        let workloads = workloads(seed, count);
+        let mut links = links(seed, count);
+        let mut workloads = workloads(seed, count);
         let heals_at = draws.millis(30_000, 40_000);
         let (mut faults, misfortunes) = Faults::new(seed, count, &links, mobile, heals_at).sample();
+        let beside = beside(seed, count, heals_at);
+        links.extend(beside.links);
+        workloads.extend(beside.workloads);
+        faults.extend(beside.faults);
+        faults.sort_by_key(|(at, _)| *at);
         if scarce {
             faults.retain(|(_, fault)| *fault != Fault::Excuse(None));
             faults.insert(0, (Duration::ZERO, Fault::Excuse(Some("memory is scarce"))));
@@ -108,6 +116,7 @@ impl Sample {
             clocks,
             mobile,
             nat,
+            connectors: beside.connectors,
             links,
             workloads,
             faults,
@@ -123,6 +132,15 @@ impl Sample {
     #[must_use]
     pub fn max_packets(&self) -> u64 {
         MAX_PACKETS + MAX_PACKETS_OF_LINK * (self.links.len() as u64 - 1)
+    }
+
+    /// What a host is called.
+    #[must_use]
+    pub fn name(&self, host: HostId) -> &str {
+        match self.pops.get(host.0) {
+            Some(pop) => &pop.name,
+            None => self.connectors.get(host.0 - self.pops.len()).map_or("", |c| &c.name),
+        }
     }
 
     /// Application bytes of all connections, if none is reset.
@@ -245,7 +263,7 @@ fn bytes(workload: &Workload) -> u64 {
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}", self.seed.get())?;
-        let name = |host: HostId| self.pops[host.0].name.as_str();
+        let name = |host: HostId| self.name(host);
         for (pop, clock) in self.pops.iter().zip(&self.clocks) {
             let config = toml::to_string(&pop.config).unwrap_or_default().replace('\n', " ");
             writeln!(f, "  pop {}: clock {:+} ms; {config}", pop.name, clock / 1_000_000)?;
@@ -253,6 +271,9 @@ impl fmt::Display for Sample {
         if let Some(host) = self.mobile {
             let nat = if self.nat { ", behind a NAT" } else { "" };
             writeln!(f, "  {} may move{nat}", name(host))?;
+        }
+        for connector in &self.connectors {
+            writeln!(f, "  {connector:?}")?;
         }
         for link in &self.links {
             let (a, b) = (name(link.ends.0), name(link.ends.1));

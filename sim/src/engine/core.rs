@@ -1,5 +1,6 @@
 //! What runs on a simulated host: the core's face as a trait.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -15,10 +16,12 @@ use entrouter_proto::{TimerReason, Transmit};
 /// The contract is that of [`Node`]: any order of calls is legal, nothing is lost by draining late,
 /// and the same seed and inputs give the same outputs (times, lengths, plaintext).
 pub trait Core {
-    /// A datagram arrived from `remote`; opened in place.
+    /// A datagram arrived from `remote` at one of the host's sockets (0 unless
+    /// [`Engine::add_socket`](super::Engine::add_socket) gave it more); opened in place.
     fn handle_datagram(
         &mut self,
         now: Instant,
+        socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         datagram: &mut [u8],
@@ -56,6 +59,12 @@ pub trait Core {
     /// The listener whose clients are taken to `service` at the host called `dest`.
     #[must_use]
     fn listener(&self, dest: &str, service: &str) -> Option<ListenerId>;
+
+    /// What the host is to keep for this core's next life, if it changed: the number of a file, and what is
+    /// in it from now on. Asked for until there is none, after whatever else was done.
+    fn keep(&mut self) -> Option<(usize, Vec<u8>)> {
+        None
+    }
 
     /// A snapshot for people; `None` if this core has none.
     #[must_use]
@@ -103,6 +112,8 @@ pub struct Boot {
     pub unix_now: Duration,
     /// How often this host was started before.
     pub life: u32,
+    /// What earlier lives [kept](Core::keep), by the number of the file.
+    pub kept: BTreeMap<usize, Vec<u8>>,
 }
 
 /// Makes the core of a host, at its start and at each restart.
@@ -112,12 +123,13 @@ impl Core for Node {
     fn handle_datagram(
         &mut self,
         now: Instant,
+        socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         datagram: &mut [u8],
     ) {
         let len = datagram.len();
-        Self::handle_datagram(self, now, SocketId::default(), remote, ecn, len, datagram);
+        Self::handle_datagram(self, now, socket, remote, ecn, len, datagram);
     }
 
     fn handle_tcp(&mut self, now: Instant, event: TcpEvent<'_>) {

@@ -35,6 +35,8 @@ pub enum Fault {
     /// The host starts anew; if it was up, it dies first. Its wall clock is found to be ahead by so
     /// many nanoseconds more.
     Restart(HostId, i64),
+    /// What the host's cores wanted to be kept for later lives is lost.
+    Forget(HostId),
     /// The host is asked to end in order.
     Drain(HostId),
     /// Origins at this host refuse connections, or take them again.
@@ -78,13 +80,14 @@ impl Engine {
             Fault::Rebind(host, what) => self.rebind(host, what),
             Fault::Crash(host) => self.crash(host),
             Fault::Restart(host, step) => self.restart(host, step),
+            Fault::Forget(host) => self.hosts[host.0].kept.clear(),
             Fault::Drain(host) => self.drain(host),
             Fault::Origins { host, refuse } => self.refuse(host, refuse),
             Fault::OriginsDie(host) => self.kill_origins(host),
             Fault::Excuse(why) => {
                 self.excuse = why;
                 if let Some(why) = why {
-                    self.excuse_deals(why, |_, _| true);
+                    self.excuse_deals(why, |_| true);
                 }
             }
         }
@@ -100,8 +103,20 @@ impl Engine {
     }
 
     fn rebind(&mut self, host: HostId, what: Rebind) {
-        let old = self.network.outer(host);
         let mut draws = self.seed.stream(&format!("rebind {} {}", host.0, self.now.as_nanos()));
+        let mut moved = None;
+        for (socket, old) in self.network.outer(host) {
+            // All sockets of a host are at one address.
+            let old = SocketAddr::new(moved.unwrap_or(old.ip()), old.port());
+            let what = if moved.is_some() { Rebind::Port } else { what };
+            let new = self.new_address(&mut draws, old, what);
+            self.network.rebind(host, socket, new);
+            moved = Some(new.ip());
+        }
+    }
+
+    /// One that no host ever had.
+    fn new_address(&self, draws: &mut impl RngCore, old: SocketAddr, what: Rebind) -> SocketAddr {
         loop {
             let draw = draws.next_u64();
             let port = 1024 + (draw % 60_000) as u16;
@@ -114,8 +129,7 @@ impl Engine {
             };
             let new = SocketAddr::new(ip, port);
             if !self.network.is_taken(new) {
-                self.network.rebind(host, new);
-                return;
+                return new;
             }
         }
     }
@@ -128,7 +142,8 @@ impl Engine {
         host.life += 1;
         let seed = self.seed.child(&format!("host {}", host.name)).bytes(&format!("life {life}"));
         let unix = UNIX_START + (now - self.epoch);
-        let boot = Boot { seed, now, unix_now: host.wall_clock(unix), life };
+        let boot =
+            Boot { seed, now, unix_now: host.wall_clock(unix), life, kept: host.kept.clone() };
         host.core = Some((host.make)(boot)?);
         host.draining = None;
         host.born = self.now;
@@ -154,7 +169,7 @@ impl Engine {
             return;
         }
         self.trace.record(self.now, &self.hosts[id.0].name, "crash", &[], "");
-        self.excuse_deals("its PoP crashed", |from, to| from == id || to == id);
+        self.excuse_deals("its PoP crashed", |ends| ends.contains(&id));
         self.remember(id);
         self.end(id);
     }
@@ -193,7 +208,7 @@ impl Engine {
             self.violate(&what);
         }
         // The other ends of what it had to reset may hear of that only later.
-        self.excuse_deals("its PoP ended", |from, to| from == id || to == id);
+        self.excuse_deals("its PoP ended", |ends| ends.contains(&id));
         self.transmit_all(id);
         self.remember(id);
         self.end(id);
@@ -236,12 +251,14 @@ impl Engine {
         self.settle(id);
     }
 
-    /// Excuses the connections that are not over, by where their client and their origin are.
-    fn excuse_deals(&mut self, why: &'static str, which: impl Fn(HostId, HostId) -> bool) {
-        let workloads = &self.workloads;
+    /// Excuses the connections that are not over, by where their client and their origin are, and where
+    /// they enter the mesh.
+    fn excuse_deals(&mut self, why: &'static str, which: impl Fn(&[HostId; 3]) -> bool) {
+        let (workloads, hosts) = (&self.workloads, &self.hosts);
         for deal in self.deals.iter_mut().filter(|deal| !deal.counted) {
             let workload = &workloads[deal.workload].workload;
-            if which(workload.from, workload.to) {
+            let edge = hosts[workload.from.0].edge.unwrap_or(workload.from);
+            if which(&[workload.from, edge, workload.to]) {
                 deal.excuse.get_or_insert(why);
             }
         }

@@ -85,6 +85,10 @@ pub(super) struct Host {
     /// `None` while it is down.
     pub core: Option<Box<dyn Core>>,
     pub make: MakeCore,
+    /// The PoP at whose edge its connections enter the mesh, if it is no PoP itself.
+    pub edge: Option<HostId>,
+    /// What its cores wanted to be kept.
+    pub kept: BTreeMap<usize, Vec<u8>>,
     pub life: u32,
     /// When this life began.
     pub born: Time,
@@ -119,6 +123,8 @@ impl Host {
             name,
             core: None,
             make,
+            edge: None,
+            kept: BTreeMap::new(),
             life: 0,
             born: Time::ZERO,
             clock_ahead,

@@ -225,6 +225,37 @@ impl Engine {
         Ok(id)
     }
 
+    /// Gives a host another UDP socket: the next [`SocketId`](entrouter_proto::SocketId). A public one is
+    /// known to strangers: it keeps its address whatever befalls the host's others, and no NAT is before it.
+    ///
+    /// # Errors
+    /// [`SetupError::Twice`] if the address is taken.
+    pub fn add_socket(
+        &mut self,
+        host: HostId,
+        addr: SocketAddr,
+        is_public: bool,
+    ) -> Result<(), SetupError> {
+        self.known(host)?;
+        if self.network.is_taken(addr) {
+            return Err(SetupError::Twice(format!("socket at {addr}")));
+        }
+        self.network.add_socket(host, addr, is_public);
+        Ok(())
+    }
+
+    /// The host is no PoP: connections of its clients enter the mesh at the edge of that one, and what
+    /// befalls that befalls them.
+    ///
+    /// # Errors
+    /// [`SetupError::NoSuchHost`].
+    pub fn enters_at(&mut self, host: HostId, edge: HostId) -> Result<(), SetupError> {
+        self.known(host)?;
+        self.known(edge)?;
+        self.hosts[host.0].edge = Some(edge);
+        Ok(())
+    }
+
     /// Links two hosts; `forth` is the direction from the first to the second.
     ///
     /// # Errors
@@ -435,11 +466,20 @@ impl Engine {
             if acted || output {
                 continue;
             }
+            self.keep_all(id);
             if let Some((at, _)) = due {
                 let at = Time::ZERO + at.saturating_duration_since(self.epoch);
                 self.arm(id, at.max(self.now));
             }
             return;
+        }
+    }
+
+    /// Keeps what the host's core wants to be kept.
+    fn keep_all(&mut self, id: HostId) {
+        let Host { core: Some(core), kept, .. } = &mut self.hosts[id.0] else { return };
+        while let Some((file, bytes)) = core.keep() {
+            kept.insert(file, bytes);
         }
     }
 
@@ -468,6 +508,7 @@ fn reason(why: TimerReason) -> &'static str {
         TimerReason::Recovery => "recovery",
         TimerReason::Fec => "fec",
         TimerReason::Pacing => "pacing",
+        TimerReason::Edge => "edge",
         TimerReason::Flow => "flow",
         TimerReason::Drain => "drain",
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use entrouter_proto::SocketId;
+
 use super::HostId;
 use super::packet::{AddrId, Packet};
 use super::watch::Watch;
@@ -67,10 +69,19 @@ struct Nat {
     sent_to: BTreeMap<AddrId, Time>,
 }
 
+/// A UDP socket of a host, as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct UdpSocket {
+    addr: AddrId,
+    /// Strangers know it: it stays where it is, and no NAT is before it.
+    is_public: bool,
+}
+
 /// Where a host is.
 #[derive(Debug)]
 struct Place {
-    addr: AddrId,
+    /// By [`SocketId`]; one or more.
+    sockets: Vec<UdpSocket>,
     nat: Option<Nat>,
 }
 
@@ -96,6 +107,8 @@ pub(super) enum Lost {
     NoLink,
     /// A NAT did not let it in.
     Filtered,
+    /// The host has no such socket.
+    NoSuchSocket,
 }
 
 impl Lost {
@@ -104,6 +117,7 @@ impl Lost {
             Self::NoSuchAddress => "no such address",
             Self::NoLink => "no link",
             Self::Filtered => "filtered by NAT",
+            Self::NoSuchSocket => "no such socket",
         }
     }
 }
@@ -115,7 +129,15 @@ impl Network {
         let addr = self.id(addr);
         self.owners.insert(addr, host);
         let nat = nat.map(|config| Nat { config, sent_to: BTreeMap::new() });
-        self.places.push(Place { addr, nat });
+        let sockets = vec![UdpSocket { addr, is_public: false }];
+        self.places.push(Place { sockets, nat });
+    }
+
+    /// The host has one socket more.
+    pub(super) fn add_socket(&mut self, host: HostId, addr: SocketAddr, is_public: bool) {
+        let addr = self.id(addr);
+        self.owners.insert(addr, host);
+        self.places[host.0].sockets.push(UdpSocket { addr, is_public });
     }
 
     pub(super) fn add_link(
@@ -157,9 +179,11 @@ impl Network {
         self.addrs[id.0 as usize]
     }
 
-    /// What others see of a host.
-    pub(super) fn outer(&self, host: HostId) -> SocketAddr {
-        self.addr(self.places[host.0].addr)
+    /// What others see of those sockets of a host that may move.
+    pub(super) fn outer(&self, host: HostId) -> Vec<(SocketId, SocketAddr)> {
+        let sockets = self.places[host.0].sockets.iter().enumerate();
+        let moving = sockets.filter(|(_, socket)| !socket.is_public);
+        moving.map(|(nth, socket)| (SocketId(nth), self.addr(socket.addr))).collect()
     }
 
     /// The way for a datagram of `from` to `remote`, and the addresses that it bears.
@@ -167,44 +191,46 @@ impl Network {
         &mut self,
         now: Time,
         from: HostId,
+        socket: SocketId,
         remote: SocketAddr,
     ) -> Result<(LinkId, AddrId, AddrId), Lost> {
         let to = self.id(remote);
         let place = &mut self.places[from.0];
-        if let Some(nat) = &mut place.nat {
+        let socket = *place.sockets.get(socket.0).ok_or(Lost::NoSuchSocket)?;
+        if let Some(nat) = place.nat.as_mut().filter(|_| !socket.is_public) {
             nat.sent_to.insert(to, now);
         }
-        let addr = place.addr;
+        let addr = socket.addr;
         let owner = *self.owners.get(&to).ok_or(Lost::NoSuchAddress)?;
         let link = self.between(from, owner).ok_or(Lost::NoLink)?;
         Ok((link, addr, to))
     }
 
-    /// Whether a datagram that reached the host's end of a link gets in; the source address it bears.
+    /// Whether a datagram that reached the host's end of a link gets in; at which socket, and the source
+    /// address it bears.
     pub(super) fn admit(
         &self,
         now: Time,
         host: HostId,
         packet: &Packet,
-    ) -> Result<SocketAddr, Lost> {
+    ) -> Result<(SocketId, SocketAddr), Lost> {
         let place = &self.places[host.0];
-        if place.addr != packet.to {
-            return Err(Lost::NoSuchAddress);
-        }
-        if let Some(nat) = &place.nat {
+        let nth = place.sockets.iter().position(|socket| socket.addr == packet.to);
+        let nth = nth.ok_or(Lost::NoSuchAddress)?;
+        if let Some(nat) = place.nat.as_ref().filter(|_| !place.sockets[nth].is_public) {
             let sent = nat.sent_to.get(&packet.from).ok_or(Lost::Filtered)?;
             if now.since(*sent) > nat.config.idle {
                 return Err(Lost::Filtered);
             }
         }
-        Ok(self.addr(packet.from))
+        Ok((SocketId(nth), self.addr(packet.from)))
     }
 
-    /// The host has another address from now on; what is under way to the old one is lost. A NAT
-    /// keeps on knowing whom the host sent to.
-    pub(super) fn rebind(&mut self, host: HostId, to: SocketAddr) {
+    /// A socket of the host has another address from now on; what is under way to the old one is lost. A
+    /// NAT keeps on knowing whom the host sent to.
+    pub(super) fn rebind(&mut self, host: HostId, socket: SocketId, to: SocketAddr) {
         let addr = self.id(to);
-        let old = std::mem::replace(&mut self.places[host.0].addr, addr);
+        let old = std::mem::replace(&mut self.places[host.0].sockets[socket.0].addr, addr);
         self.owners.remove(&old);
         self.owners.insert(addr, host);
     }

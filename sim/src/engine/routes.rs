@@ -86,11 +86,13 @@ impl Engine {
 
     /// See [`Outcome::converged_s`](crate::outcome::Outcome::converged_s).
     pub(super) fn converged(&self) -> Option<f64> {
-        let mut last = self.hosts.iter().map(|host| seconds(host.born)).fold(0.0, f64::max);
+        let pops = || self.hosts.iter().enumerate().filter(|(_, host)| host.edge.is_none());
+        let mut last =
+            pops().map(|(_, host)| host).map(|host| seconds(host.born)).fold(0.0, f64::max);
         let started = last;
-        for (from, host) in self.hosts.iter().enumerate() {
+        for (from, host) in pops() {
             host.core.as_ref()?;
-            for to in self.hosts.iter().filter(|to| to.name != host.name) {
+            for (_, to) in pops().filter(|(_, to)| to.name != host.name) {
                 let ways = self.routes.found.get(&(HostId(from), to.name.clone()))?;
                 let is_way = |way: &Route| way.1 != NO_WAY;
                 // Since when there was always one.

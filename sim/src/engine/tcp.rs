@@ -23,6 +23,8 @@ const MAX_WRITE_AHEAD: usize = 1 << 20;
 const MAX_GRANT: usize = 1 << 20;
 /// After so long, others know of a host's new life.
 const TO_BE_KNOWN: Duration = Duration::from_secs(10);
+/// A host finds out after so long that the edge which it was connected to begins anew.
+const TO_BE_FOUND: Duration = Duration::from_secs(35);
 /// A host that ends in order lets connections go on for so long, and resets the rest.
 const TO_DRAIN: Duration = Duration::from_secs(10);
 /// Between two reads of an application that reads slowly.
@@ -52,6 +54,7 @@ impl Engine {
             _ if self.hosts[to.0].draining.is_some() => Some("the exit is draining"),
             _ if self.hosts[to.0].core.is_none() => Some("the exit is down"),
             _ if self.is_unknown(to) => Some("the exit was started just before"),
+            _ if self.is_edge_away(from) => Some("the edge was away just before"),
             excuse => excuse,
         };
         let dest = self.hosts[to.0].name.clone();
@@ -77,7 +80,8 @@ impl Engine {
         host.sockets.insert(conn, socket);
         self.trace.record(self.now, &host.name, "client", &[name], service);
         let remote = ([192, 0, 2, 1], 1024 + (name % 60_000) as u16).into();
-        self.tell(from, TcpEvent::Accepted { conn, listener, remote });
+        let local = ([192, 0, 2, 2], 443).into();
+        self.tell(from, TcpEvent::Accepted { conn, listener, remote, local });
         self.progress(from, conn);
         self.settle(from);
     }
@@ -86,6 +90,15 @@ impl Engine {
     fn is_unknown(&self, id: HostId) -> bool {
         let host = &self.hosts[id.0];
         host.life > 1 && self.now.since(host.born) < TO_BE_KNOWN
+    }
+
+    /// The PoP at whose edge the connections of that host enter is not there, or not known to be there.
+    fn is_edge_away(&self, id: HostId) -> bool {
+        let Some(edge) = self.hosts[id.0].edge else { return false };
+        let host = &self.hosts[edge.0];
+        host.core.is_none()
+            || host.draining.is_some()
+            || (host.life > 1 && self.now.since(host.born) < TO_BE_FOUND)
     }
 
     /// A client issues its next request.
@@ -516,7 +529,9 @@ impl Engine {
             let since = self.hosts[host.0].draining;
             since.is_some_and(|since| self.now.since(since) >= TO_DRAIN)
         };
-        if deal.excuse.is_none() && !overdue(workload.from) && !overdue(workload.to) {
+        let edge = self.hosts[workload.from.0].edge.unwrap_or(workload.from);
+        let ends = [workload.from, edge, workload.to];
+        if deal.excuse.is_none() && !ends.into_iter().any(overdue) {
             let (up, down) = (&deal.up, &deal.down);
             let what = format!(
                 "connection {nth} was reset without a cause, after {} of {} bytes to the origin \

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use entrouter_proto::status::{Status, Table};
-use entrouter_proto::{Action, ConnId, Ecn, ListenerId, Node, PeerId, TcpEvent, Transmit};
+use entrouter_proto::{
+    Action, ConnId, Ecn, ListenerId, Node, PeerId, SocketId, TcpEvent, Transmit,
+};
 
 use super::*;
 use crate::link::{LinkConfig, Loss, QueueLimit, Rate};
@@ -44,7 +46,8 @@ fn two_pops(seed: u64, link: &LinkConfig, workloads: &[Workload]) -> Engine {
     let pop =
         |name: &str| mesh::Pop { name: name.to_owned(), hidden: false, config: toml::Table::new() };
     let (a, b) = (HostId(0), HostId(1));
-    let configs = mesh::configs(seed, &[pop("a"), pop("b")], &[(a, b)], workloads).expect("valid");
+    let configs =
+        mesh::configs(seed, &[pop("a"), pop("b")], &[], &[(a, b)], workloads).expect("valid");
     let mut engine = Engine::new(seed, Trace::new());
     for (config, host) in configs.into_iter().zip([a, b]) {
         let name = config.node_id.to_string();
@@ -160,13 +163,14 @@ impl Core for Twisted {
     fn handle_datagram(
         &mut self,
         now: Instant,
+        socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         datagram: &mut [u8],
     ) {
         self.arrived += 1;
         self.now = now;
-        Core::handle_datagram(&mut self.node, now, remote, ecn, datagram);
+        Core::handle_datagram(&mut self.node, now, socket, remote, ecn, datagram);
     }
 
     fn handle_tcp(&mut self, now: Instant, event: TcpEvent<'_>) {
@@ -283,7 +287,8 @@ fn twisted(twist: Twist, link: &LinkConfig, workloads: &[Workload]) -> Engine {
     let pop =
         |name: &str| mesh::Pop { name: name.to_owned(), hidden: false, config: toml::Table::new() };
     let (a, b) = (HostId(0), HostId(1));
-    let configs = mesh::configs(seed, &[pop("a"), pop("b")], &[(a, b)], workloads).expect("valid");
+    let configs =
+        mesh::configs(seed, &[pop("a"), pop("b")], &[], &[(a, b)], workloads).expect("valid");
     let [entry, exit] = <[_; 2]>::try_from(configs).expect("two");
     let make: MakeCore = Box::new(move |boot| {
         let node = Node::new(exit.clone(), boot.seed, boot.now, boot.unix_now)?;

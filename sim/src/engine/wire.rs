@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use entrouter_proto::SocketId;
+
 use super::packet::Packet;
 use super::queue::Event;
 use super::{Engine, HostId, LinkId, MAX_SEGMENTS, MAX_TURNS};
@@ -34,19 +36,26 @@ impl Engine {
     }
 
     fn send(&mut self, id: HostId, transmit: &entrouter_proto::Transmit, payload: &[u8]) {
-        self.check_nonce(id, transmit.remote.ip(), payload);
+        // What other sockets send is none of a tunnel's.
+        let in_tunnel = transmit.socket == SocketId::default();
+        if in_tunnel {
+            self.check_nonce(id, transmit.remote.ip(), payload);
+        }
         let number = self.packets;
         self.packets += 1;
         let numbers = [number, payload.len() as u64];
         let host = &self.hosts[id.0];
-        let (link, from, to) = match self.network.route(self.now, id, transmit.remote) {
+        let way = self.network.route(self.now, id, transmit.socket, transmit.remote);
+        let (link, from, to) = match way {
             Ok(way) => way,
             Err(lost) => {
                 self.trace.record(self.now, &host.name, "unsent", &numbers, lost.as_str());
                 return;
             }
         };
-        self.check_keystream(id, self.network.links[link.0].to, payload);
+        if in_tunnel {
+            self.check_keystream(id, self.network.links[link.0].to, payload);
+        }
         let mut buffer = self.buffers.packets.pop().unwrap_or_default();
         buffer.clear();
         buffer.extend_from_slice(payload);
@@ -119,8 +128,8 @@ impl Engine {
         let now = self.instant();
         let numbers = [packet.number, packet.payload.len() as u64];
         let way = &self.network.links[link.0].name;
-        let from = match self.network.admit(self.now, to, &packet) {
-            Ok(from) => from,
+        let (socket, from) = match self.network.admit(self.now, to, &packet) {
+            Ok(found) => found,
             Err(lost) => {
                 self.trace.record(self.now, way, "refused", &numbers, lost.as_str());
                 return false;
@@ -135,7 +144,7 @@ impl Engine {
         }
         let Some(core) = &mut host.core else { return false };
         let before = core.packets_accepted();
-        core.handle_datagram(now, from, packet.ecn, &mut packet.payload);
+        core.handle_datagram(now, socket, from, packet.ecn, &mut packet.payload);
         if core.packets_accepted() != before {
             let again = host.accept(packet.number);
             if again || packet.corrupted {

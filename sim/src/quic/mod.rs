@@ -326,6 +326,7 @@ impl Core for QuicCore {
     fn handle_datagram(
         &mut self,
         now: Instant,
+        _socket: SocketId,
         remote: SocketAddr,
         ecn: Option<Ecn>,
         datagram: &mut [u8],

@@ -292,10 +292,11 @@ fn a_client_that_no_server_answers_gives_up_and_says_why() {
     let listeners = vec![("server".to_owned(), "web".to_owned())];
     let remote = mesh::addr(SERVER);
     let options = ClientOptions { congestion: Congestion::Cubic, remote, listeners };
-    let boot = Boot { seed: [1; 32], now, unix_now: UNIX_START, life: 0 };
+    let boot = Boot { seed: [1; 32], now, unix_now: UNIX_START, life: 0, kept: Default::default() };
     let mut core = QuicCore::client(options, boot).expect("a client");
     let conn = ConnId::accepted(0);
-    core.handle_tcp(now, TcpEvent::Accepted { conn, listener: ListenerId(0), remote });
+    let (listener, local) = (ListenerId(0), remote);
+    core.handle_tcp(now, TcpEvent::Accepted { conn, listener, remote, local });
     let mut time = now;
     while core.last_loss().is_none() {
         let mut datagrams = Vec::new();

@@ -76,6 +76,8 @@ pub enum EventKind {
         pop: PopId,
         /// By how much its wall clock is stepped before.
         clock_step: ClockOffset,
+        /// Whether what its former lives kept is lost.
+        forgets: bool,
     },
     /// A PoP is asked to end in order.
     Drain {
@@ -247,6 +249,9 @@ fn plan(pops: &[Pop], links: &Links, at: At<'_>, raw: &mut RawEvent) -> Result<P
     if raw.clock_step_s.is_some() && act != Act::Restart {
         return Err(at.problem("clock_step_s", "only restart steps a clock: leave it out"));
     }
+    if raw.forgets.is_some() && act != Act::Restart {
+        return Err(at.problem("forgets", "only who restarts forgets: leave it out"));
+    }
     let pop = |found: &Option<String>| {
         found.as_deref().map_or(Ok(PopId(0)), |found| pop(pops, at, name, found))
     };
@@ -287,7 +292,13 @@ fn plan(pops: &[Pop], links: &Links, at: At<'_>, raw: &mut RawEvent) -> Result<P
         Act::Restart => {
             let step = raw.clock_step_s.unwrap_or_default();
             let clock_step = ClockOffset::read(at, "clock_step_s", step)?;
-            EventKind::Restart { pop: pop(&raw.restart)?, clock_step }
+            let pop = pop(&raw.restart)?;
+            let forgets = raw.forgets == Some(true);
+            if forgets && pops[pop.0].connector.is_none() {
+                let problem = "a PoP keeps nothing, a connector does: leave it out";
+                return Err(at.problem("forgets", problem));
+            }
+            EventKind::Restart { pop, clock_step, forgets }
         }
         Act::Drain => EventKind::Drain { pop: pop(&raw.drain)? },
         Act::OriginRefuses => {

@@ -3,6 +3,7 @@
 //! held in types that the engine can follow without checking again.
 
 mod builtin;
+mod connectors;
 mod error;
 mod events;
 mod expect;
@@ -18,6 +19,8 @@ mod workloads;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_connectors;
 #[cfg(test)]
 mod tests_random;
 
@@ -116,7 +119,7 @@ pub struct Scenario {
     pub ends_at: Duration,
     /// How long it goes on after the last connection ended.
     pub quiet: Duration,
-    /// Two or more, at most [`MAX_POPS`]; names are distinct.
+    /// Two or more, at most [`MAX_POPS`], connectors counted, which come last; names are distinct.
     pub pops: Vec<Pop>,
     /// At least one, by name. Each also makes its two ends peers of each other.
     pub links: Vec<LinkSpec>,
@@ -149,6 +152,20 @@ pub struct Pop {
     pub clock_offset: ClockOffset,
     /// Merged into its configuration file, over [`Scenario::config`].
     pub config: toml::Table,
+    /// If it is no PoP.
+    pub connector: Option<Connector>,
+}
+
+/// What makes a host beside the mesh of a place where clients are: it takes them to the edge of a PoP over
+/// QUIC. It has one link, to that PoP, and one workload begins there at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connector {
+    /// That PoP.
+    pub edge: PopId,
+    /// How many QUIC connections it has, among which its clients go round; 1 to 10,000.
+    pub connections: usize,
+    /// Whether it sends data with the first packet when it comes back.
+    pub early_data: bool,
 }
 
 impl Scenario {

@@ -23,6 +23,8 @@ pub(super) struct RawScenario {
     pub(super) pops: Option<u64>,
     #[serde(default)]
     pub(super) pop: Vec<Table>,
+    #[serde(default)]
+    pub(super) connector: Vec<Table>,
     pub(super) mesh: Option<Table>,
     #[serde(default)]
     pub(super) link: Table,
@@ -70,6 +72,27 @@ pub(super) struct RawPop {
     pub(super) clock_offset_s: f64,
     #[serde(default)]
     pub(super) config: Table,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConnector {
+    pub(super) name: String,
+    pub(super) edge: String,
+    #[serde(default = "one")]
+    pub(super) connections: u64,
+    #[serde(default = "yes")]
+    pub(super) early_data: bool,
+    #[serde(default)]
+    pub(super) clock_offset_s: f64,
+}
+
+fn one() -> u64 {
+    1
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `[link]`, `[links.X]`, their `forth` and `back`, and `set` of an event.
@@ -157,6 +180,7 @@ pub(super) struct RawEvent {
     pub(super) link: Option<String>,
     pub(super) direction: Option<RawDirection>,
     pub(super) clock_step_s: Option<f64>,
+    pub(super) forgets: Option<bool>,
     pub(super) set: Option<Table>,
     pub(super) restore: Option<bool>,
     pub(super) clog: Option<bool>,

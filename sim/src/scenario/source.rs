@@ -9,6 +9,7 @@ use entrouter_proto::ids::NodeId;
 use toml::{Table, Value};
 
 use super::builtin::BUILTIN;
+use super::connectors;
 use super::error::{Problem, ScenarioError};
 use super::events::events;
 use super::expect::Expectation;
@@ -203,7 +204,7 @@ fn read_cases(value: Option<Value>) -> Result<Vec<Case>, Problem> {
     Ok(cases)
 }
 
-const NAME: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -";
+pub(super) const NAME: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -";
 
 impl Case {
     /// Its own, or what it sets.
@@ -240,11 +241,14 @@ fn build(root: Table) -> Result<Scenario, Problem> {
     }
     let ends_at = at.seconds("seconds", raw.seconds, 1.0..=86_400.0)?;
     let quiet = at.seconds("quiet_s", raw.quiet_s, 0.0..=86_400.0)?;
-    let pops = pops(match raw.pops {
-        None => raw.pop,
-        Some(count) if raw.pop.is_empty() => mesh::numbered(count)?,
-        Some(_) => return Err(at.problem("pops", "give one of pops and [[pop]]")),
-    })?;
+    let mut pops = pops(
+        match raw.pops {
+            None => raw.pop,
+            Some(count) if raw.pop.is_empty() => mesh::numbered(count)?,
+            Some(_) => return Err(at.problem("pops", "give one of pops and [[pop]]")),
+        },
+        raw.connector.len(),
+    )?;
     config(at, &raw.config)?;
     let named = match raw.mesh {
         None => raw.links,
@@ -254,9 +258,12 @@ fn build(root: Table) -> Result<Scenario, Problem> {
             Some(named)
         }
     };
+    connectors::add(&mut pops, raw.connector)?;
     let links = links(&pops, raw.link, named)?;
     let specs = links.specs();
+    connectors::check_links(&pops, &specs)?;
     let workloads = workloads(&pops, &specs, raw.workload)?;
+    connectors::check_workloads(&pops, &workloads)?;
     let events = events(&pops, links, raw.event, ends_at)?;
     let mut scenario = Scenario {
         name: String::new(),
@@ -280,9 +287,12 @@ fn build(root: Table) -> Result<Scenario, Problem> {
     Ok(scenario)
 }
 
-fn pops(tables: Vec<Table>) -> Result<Vec<Pop>, Problem> {
-    if !(2..=MAX_POPS).contains(&tables.len()) {
-        let problem = format!("found {}, give 2 to {MAX_POPS} of [[pop]]", tables.len());
+/// Without connectors, which are counted.
+fn pops(tables: Vec<Table>, connectors: usize) -> Result<Vec<Pop>, Problem> {
+    let count = tables.len() + connectors;
+    if !(2..=MAX_POPS).contains(&count) || tables.is_empty() {
+        let with = if connectors > 0 { " and [[connector]] together" } else { "" };
+        let problem = format!("found {count}, give 2 to {MAX_POPS} of [[pop]]{with}");
         return Err(Problem::new("pop", problem));
     }
     let mut pops: Vec<Pop> = Vec::new();
@@ -297,7 +307,7 @@ fn pops(tables: Vec<Table>) -> Result<Vec<Pop>, Problem> {
         }
         let clock_offset = ClockOffset::read(at, "clock_offset_s", raw.clock_offset_s)?;
         config(at, &raw.config)?;
-        pops.push(Pop { name, nat: raw.nat, clock_offset, config: raw.config });
+        pops.push(Pop { name, nat: raw.nat, clock_offset, config: raw.config, connector: None });
     }
     Ok(pops)
 }

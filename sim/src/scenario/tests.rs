@@ -184,7 +184,8 @@ fn overrides_reach_every_part_and_the_later_one_wins() {
         "keys that exclude each other"
     );
     assert!(matches!(scenario.workloads[1].kind, WorkloadKind::Request { count: 7, .. }));
-    let restart = EventKind::Restart { pop: PopId(0), clock_step: ClockOffset::None };
+    let restart =
+        EventKind::Restart { pop: PopId(0), clock_step: ClockOffset::None, forgets: false };
     assert_eq!(scenario.events[0].what, restart);
     assert_eq!(scenario.expect[0].text(), "ping.p50_ms < 1");
 }

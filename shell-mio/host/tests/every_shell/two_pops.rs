@@ -33,6 +33,8 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
             admin_addr: Some(local()),
             admin_token: None,
             tls: None,
+            quic_0rtt: true,
+            quic_alpn: "entrouter".to_owned(),
         },
         mesh: Mesh {
             probe_interval: Duration::from_millis(100),
@@ -50,7 +52,7 @@ fn config(name: &str, peer: (&str, Option<SocketAddr>), origin: HostPort) -> Con
             next_shared_key: None,
             max_rate_mbps: None,
         }],
-        origins: BTreeMap::from([(ServiceName::default(), origin)]),
+        origins: BTreeMap::from([(ServiceName::default(), origin.into())]),
         edges: Vec::new(),
     }
 }
