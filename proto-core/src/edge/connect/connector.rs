@@ -476,6 +476,10 @@ impl Connector {
             self.queue.pop_front();
             client.stream = Some(id);
             self.by_stream.insert(id, conn);
+            if link.is_up {
+                // Its data may have to wait for other streams'. An edge that was restarted is to say so now.
+                link.quic.ping();
+            }
             self.is_sending = true;
             self.write(conn);
         }

@@ -55,10 +55,10 @@ impl Setup {
             Resumption::disabled()
         };
         let tls = Arc::new(tls);
-        if let Some(file) = wish.tickets.as_ref().filter(|_| wish.early_data) {
-            if !tickets.restore(file, &tls, &name, clock) {
-                tracing::info!("no ticket that was kept can be used: nothing will be early");
-            }
+        if let Some(file) = wish.tickets.as_ref().filter(|_| wish.early_data)
+            && !tickets.restore(file, &tls, &name, clock)
+        {
+            tracing::info!("no ticket that was kept can be used: nothing will be early");
         }
         let quic = QuicClientConfig::try_from(tls).map_err(|e| ConnectError::Tls(e.to_string()))?;
         let rng = Rng::new(rng.fork());
