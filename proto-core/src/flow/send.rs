@@ -75,6 +75,9 @@ struct Asked {
     /// Nothing of it was to be sent again then.
     suspects: RangeSet,
     fin: bool,
+    /// It was answered before, but these lay above what that answer had room for: they have arrived or are lost,
+    /// and are under way no more.
+    is_rest: bool,
 }
 
 /// A piece to be sent.
@@ -219,7 +222,11 @@ impl SendHalf {
 
     /// Bytes that were sent, and neither arrived as far as is known nor are known to be lost.
     fn in_flight(&self) -> u64 {
-        (self.next - self.acked).saturating_sub(self.islands.total() + self.again.total())
+        // Were they counted, they could close the window to the repair of what lies below them, without which
+        // no answer gets to them.
+        let rest = self.asked.as_ref().filter(|asked| asked.is_rest);
+        let rest = rest.map_or(0, |asked| asked.suspects.total());
+        (self.next - self.acked).saturating_sub(self.islands.total() + self.again.total() + rest)
     }
 
     /// Bytes known to have arrived.
@@ -326,6 +333,12 @@ impl SendHalf {
             news |= fits && self.islands.insert(start, end) > 0;
         }
         self.islands.remove(0, self.acked);
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.is_rest) {
+            asked.suspects.remove(0, self.acked);
+            for (start, end) in ack.ranges.as_slice() {
+                asked.suspects.remove(*start, *end);
+            }
+        }
         self.again.remove(0, self.acked);
         if !self.again.is_empty() {
             for (start, end) in self.islands.iter() {
@@ -372,7 +385,8 @@ impl SendHalf {
         for (start, end) in self.islands.iter().chain(self.again.iter()) {
             suspects.remove(start, end);
         }
-        self.asked = Some(Asked { number, suspects, fin: self.fin_sent && !self.fin_acked });
+        let fin = self.fin_sent && !self.fin_acked;
+        self.asked = Some(Asked { number, suspects, fin, is_rest: false });
     }
 
     /// Whether the answer did not say all, and another is to be asked for, by that number.
@@ -391,10 +405,13 @@ impl SendHalf {
         if let Some((_, told)) = ranges.last().filter(|_| ranges.len() == MAX_TOLD) {
             let mut rest = asked.suspects.clone();
             rest.remove(0, *told);
+            for (start, end) in self.islands.iter() {
+                rest.remove(start, end);
+            }
             if !rest.is_empty() {
                 asked.suspects.remove(*told, u64::MAX);
                 let number = asked.number + 1;
-                self.asked = Some(Asked { number, suspects: rest, fin: asked.fin });
+                self.asked = Some(Asked { number, suspects: rest, fin: asked.fin, is_rest: true });
                 asked.fin = false;
             }
         }
@@ -523,6 +540,48 @@ mod tests {
         let (cumulative, credit, fin, ranges) = rx.announce();
         let ack = FlowAck { cumulative, credit, fin, marked: 0, asked: 0, ranges };
         tx.on_ack(epoch(), RTT, &ack);
+    }
+
+    /// More holes than an acknowledgement has room for, and a window that what is missing above them fills.
+    #[test]
+    fn what_an_answer_had_no_room_for_does_not_keep_the_rest_from_being_sent_again() {
+        let (len, pieces) = (600, 100);
+        let (mut tx, mut rx, mut out) = (SendHalf::new(0), ReceiveHalf::new(), Vec::new());
+        let data: Vec<u8> = (0..len * pieces).map(|n| n as u8).collect();
+        tx.set_relayed(true);
+        tx.append(&data);
+        for n in 0..pieces {
+            let piece = tx.take_piece(epoch(), len).expect("within the first window");
+            if n % 2 == 1 {
+                arrive(&mut rx, &tx, piece, &mut out);
+            }
+        }
+        // A relay says that it drops, round after round: the window is the least.
+        let window = tx.window.as_mut().expect("there is a relay");
+        (0..20).for_each(|_| window.on_drop());
+        assert_eq!(tx.lane(), None);
+        let mut asked = 0;
+        for _ in 0..pieces {
+            asked += 1;
+            tx.note_ask(asked);
+            loop {
+                let (cumulative, credit, fin, ranges) = rx.announce();
+                let ack = FlowAck { cumulative, credit, fin, marked: 0, asked, ranges };
+                tx.on_ack(epoch(), RTT, &ack);
+                let mut sent = false;
+                while tx.lane().is_some()
+                    && let Some(piece) = tx.take_piece(epoch(), len)
+                {
+                    sent = true;
+                    arrive(&mut rx, &tx, piece, &mut out);
+                }
+                if !sent {
+                    break;
+                }
+                asked += u64::from(tx.is_left_to_ask(asked));
+            }
+        }
+        assert!(out == data, "{} of {} bytes", out.len(), data.len());
     }
 
     #[test]
