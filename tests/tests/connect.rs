@@ -69,7 +69,7 @@ fn an_authority_or_a_fingerprint_is_trusted_and_nobody_else([shell]: [Shell; 1])
         assert_echoes(&Connector::start(shell, edge, trusted), 100_000);
     }
     let other = format!("00{}", &plain[2..]);
-    let stranger = testdata("ed25519.pem");
+    let stranger = testdata("stranger.pem");
     for (refused, why) in [
         (&["--fingerprint", &other][..], "not the one with the fingerprint"),
         (&["--ca", stranger.to_str().unwrap()], "an authority that is not trusted"),
