@@ -18,7 +18,7 @@ use entrouter_tests::shells::Way;
 use entrouter_tests::{client, on_every, wait};
 
 /// After a restart, new connections work within this time.
-const BACK: Duration = Duration::from_secs(2);
+const BACK: Duration = Duration::from_secs(5);
 /// A client that was refused or reset tries again after this time.
 const RETRY: Duration = Duration::from_millis(50);
 /// When the PoP dies, counted from the beginning of the transfers.
